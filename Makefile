@@ -1,0 +1,66 @@
+# Every target builds the environment first if the lock has changed. `make help` lists them.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+OUT ?= out/demo
+
+.DEFAULT_GOAL := check
+.PHONY: help env demo dashboard test test-slow test-gpu check fix lint types imports bench check-looks fab clean
+
+help:            ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+env: $(STAMP)    ## create the environment from the lock
+
+$(STAMP): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 is needed: install it, or give PYTHON=/path/to/python3.11"; exit 2; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+	  { echo "$(PYTHON) is not Python 3.11, which the lock is made for: give PYTHON=/path/to/python3.11"; exit 2; }
+	"$(PYTHON)" -m venv $(VENV)
+	PIP_CONSTRAINT=requirements.lock $(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip check
+	@touch $(STAMP)
+
+demo: $(STAMP)   ## five hospitals, three tasks, a few rounds on generated pictures; prints what was learnt
+	$(BIN)/fovea simulate configs/experiments/demo.yaml --out out/demo
+
+dashboard: $(STAMP) ## open MLflow on what was run (OUT=out/demo)
+	$(BIN)/fovea dashboard $(OUT)
+
+test: $(STAMP)   ## the whole suite, two processes
+	$(BIN)/python -m pytest -n 2
+
+test-slow: $(STAMP) ## tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+test-gpu: $(STAMP) ## tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
+
+check: lint types imports test ## lint, types, import rules, tests
+
+lint: $(STAMP)   ## formatting and lint rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(STAMP)  ## mypy --strict
+	$(BIN)/mypy
+
+imports: $(STAMP) ## who may import whom
+	$(BIN)/lint-imports
+
+fix: $(STAMP)    ## format and apply safe lint fixes
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP)  ## speed and memory of a training step; writes out/bench.json
+	$(BIN)/python tests/benchmarks/step.py --out out/bench.json
+
+check-looks: $(STAMP) ## does the model look at the lesion, or only say so? SLOW=1: all variants, three seeds
+	$(BIN)/python -m common.studies.looks --out out/looks $(if $(SLOW),--slow)
+
+fab: $(STAMP)    ## build Flower's app bundle
+	$(BIN)/flwr build
+
+clean:           ## remove what runs and tools wrote, not the environment
+	rm -rf out build dist *.fab .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
