@@ -1,0 +1,61 @@
+"""Configuration files: complete, documented, and loadable one by one."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from common.config import RunConfig
+from common.config_file import load_config, models_in
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+EXPERIMENTS = sorted((CONFIGS / "experiments").glob("*.yaml"))
+
+
+def leaf_keys(text: str) -> list[tuple[int, str, bool]]:
+    """(line, key, is there a comment on its line or the one above) of a YAML text's keys."""
+    found = []
+    above = ""
+    for number, line in enumerate(text.splitlines(), start=1):
+        match = re.match(r"\s*(?:- )?([a-z_]+):(.*)$", line)
+        if match:
+            found.append((number, match[1], "#" in match[2] or above.lstrip().startswith("#")))
+        above = line
+    return found
+
+
+def test_default_configuration_holds_every_key() -> None:
+    assert isinstance(load_config(CONFIGS / "default.yaml").run, RunConfig)
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_experiment_loads(path: Path) -> None:
+    assert load_config(path).run.name
+
+
+def field_names(model: type[BaseModel]) -> set[str]:
+    """Every key that the schema knows, at any depth."""
+    names = set(model.model_fields)
+    for field in model.model_fields.values():
+        for part in models_in(field.annotation):
+            names |= field_names(part)
+    return names
+
+
+def test_every_key_of_the_schema_is_documented() -> None:
+    documented: set[str] = set()
+    for path in CONFIGS.rglob("*.yaml"):
+        documented |= {key for _, key, has_comment in leaf_keys(path.read_text()) if has_comment}
+    for path in CONFIGS.rglob("*.md"):
+        documented |= set(re.findall(r"`([a-z_]+)`", path.read_text()))
+    assert sorted(field_names(RunConfig) - documented) == []
+
+
+def test_yaml_files_hold_no_tabs_and_end_with_a_newline() -> None:
+    for path in sorted(CONFIGS.rglob("*.yaml")):
+        text = path.read_text()
+        assert "\t" not in text
+        assert text.endswith("\n")
+        assert yaml.safe_load(text) is not None

@@ -1,0 +1,112 @@
+"""Reading run files: what is wrong is named, with its remedy."""
+
+from pathlib import Path
+
+import pytest
+
+from common.config_file import canonical_json, config_digest, load_config
+from common.errors import ConfigError
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+DEMO = CONFIGS / "experiments" / "demo.yaml"
+
+
+def write(folder: Path, text: str, name: str = "run.yaml") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def test_file_changes_only_what_it_says(tmp_path: Path) -> None:
+    path = write(tmp_path, f"extends: [{CONFIGS}/default.yaml]\ntrain: {{epochs: 7}}\n")
+    changed, default = load_config(path).run, load_config(CONFIGS / "default.yaml").run
+    assert changed.train.epochs == 7
+    assert changed.train.model_copy(update={"epochs": default.train.epochs}) == default.train
+
+
+def test_unknown_key_names_the_nearest(tmp_path: Path) -> None:
+    path = write(tmp_path, f"extends: [{CONFIGS}/default.yaml]\ntrain: {{epoch: 7}}\n")
+    with pytest.raises(
+        ConfigError, match=r"run\.yaml: train\.epoch: unknown key 'epoch'.*'epochs'"
+    ):
+        load_config(path)
+
+
+def test_unknown_key_inside_a_source_names_that_source_kinds_keys(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"sites\.0\.source\.patient: .*Did you mean 'patients'"):
+        load_config(DEMO, ["sites.0.source.patient=3"])
+
+
+def test_every_problem_is_listed_at_once() -> None:
+    with pytest.raises(ConfigError, match="2 problems") as caught:
+        load_config(DEMO, ["train.epochs=0", "seed=-1"])
+    assert "train.epochs" in str(caught.value)
+    assert "seed" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("train.epochs", "expected key.path=value"),
+        ("trian.epochs=1", "Did you mean 'train'"),
+        ("sites.9.name=x", "expected a position from 0 to"),
+        ("train.epochs.deep=1", "holds no keys"),
+        ("sites.0.name=harbour", "two sites are called 'harbour'"),
+        ("sites.0.task=retinas", "Did you mean 'retina'"),
+        ("federation.required_sites=[nort]", "Did you mean 'north'"),
+        ("data.split.train=0.5", "must be 1"),
+        ("tasks.chestx.labels=[Efusion]", "Did you mean 'Effusion'"),
+    ],
+)
+def test_wrong_override_is_refused_with_a_remedy(override: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        load_config(DEMO, [override])
+
+
+def test_override_is_yaml_and_later_ones_win() -> None:
+    run = load_config(DEMO, ["train.learning_rate=1e-3", "train.learning_rate=2.0e-4"]).run
+    assert run.train.learning_rate == pytest.approx(2e-4)
+
+
+def test_file_that_extends_itself_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, "extends: [run.yaml]\n", "other.yaml")
+    path = write(tmp_path, "extends: [other.yaml]\n")
+    with pytest.raises(ConfigError, match="extends itself"):
+        load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("- a\n- b\n", "must hold a mapping"),
+        ("seed: 1\nseed: 2\n", "stands here twice"),
+        ("1: x\n", "must be text"),
+        ("seed: [1\n", "not valid YAML"),
+        ("extends: 5\n", "`extends` must be"),
+        ("name: alone\n", "is missing. Add it, or extend default.yaml"),
+    ],
+)
+def test_broken_file_is_refused_with_a_remedy(tmp_path: Path, text: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        load_config(write(tmp_path, text))
+
+
+def test_missing_file_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: cannot be read"):
+        load_config(Path("nowhere.yaml"))
+
+
+def test_source_of_another_kind_replaces_the_whole_source(tmp_path: Path) -> None:
+    text = (
+        f"extends: [{DEMO}]\nreference:\n  retina:\n    source:\n"
+        "      {kind: idrid, root: fundus, part: grading, mapping: labels/idrid.yaml}\n"
+    )
+    source = load_config(write(tmp_path, text)).run.reference["retina"].source
+    assert source.kind == "idrid"
+
+
+def test_digest_depends_on_values_alone() -> None:
+    first, second = load_config(DEMO).run, load_config(DEMO, ["seed=1"]).run
+    assert config_digest(first) == config_digest(load_config(DEMO).run)
+    assert config_digest(first) != config_digest(second)
+    assert canonical_json(first).startswith('{"data":')
