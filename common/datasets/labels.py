@@ -1,0 +1,163 @@
+"""Label tables: which words of a source mean which label of a task."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isnan, nan
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from common.errors import ConfigError
+from common.registry import unknown_name
+from common.tasks import TASKS, Task
+
+# Why a row's words give no target. The phrases are counted on the data card, so they name nothing.
+NO_LABEL = "no label"
+UNKNOWN_LABEL = "unknown label"
+SET_ASIDE = "label set aside"
+CONTRADICTORY_LABELS = "contradictory labels"
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Why a row has no target; ``detail`` is for the person at the site."""
+
+    reason: str
+    detail: str
+
+
+class LabelTable(BaseModel):
+    """One file of ``configs/labels``: what no section names is left out, never guessed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    task: str
+    words: Mapping[str, str]  # the source's word → label of the task
+    unmentioned: Literal["negative", "unknown"] | None = None  # multi-label only, and needed there
+    all_negative: list[str] = []  # multi-label only: words that deny every finding
+    ignored: list[str] = []  # known words that say nothing about this task
+    set_aside: list[str] = []  # a picture with one of these words is left out
+
+    def targets(self, words: Sequence[str], task: Task) -> tuple[float, ...] | LeftOut:
+        """Return the target vector of a picture with these words, or why it has none.
+
+        A multi-label task restricted to some labels asks only about those: words for other findings
+        are passed over, and ``all_negative`` words still deny the ones asked for. A vector of
+        nothing but unknowns is "no label".
+        """
+        words = [word for word in words if word]
+        asserted = {self.words[word] for word in words if word in self.words}
+        denies = any(word in self.all_negative for word in words)
+        problem = self._problem(words, asserted, denies=denies, task=task)
+        if problem is not None:
+            return problem
+        if task.kind != "multi-label":
+            return (float(task.labels.index(asserted.pop())),)
+        rest = 0.0 if denies or self.unmentioned == "negative" else nan
+        target = tuple(1.0 if label in asserted else rest for label in task.labels)
+        if all(isnan(value) for value in target):
+            return LeftOut(NO_LABEL, f"{_quoted(words)} is not about the run's labels")
+        return target
+
+    def logit_of(self, word: str, task: Task) -> int | LeftOut | None:
+        """Return the logit that a region called ``word`` explains.
+
+        None where the table knows the word but the run does not ask about it. Tasks with one logit
+        have one answer whatever the lesion is called.
+        """
+        if task.num_logits == 1 and task.kind != "multi-label":
+            return 0
+        if not self._names(word):
+            return LeftOut(UNKNOWN_LABEL, f"region {word!r} is in no section of the label table")
+        label = self.words.get(word)
+        return task.labels.index(label) if label in task.labels else None
+
+    def _problem(
+        self, words: Sequence[str], asserted: set[str], *, denies: bool, task: Task
+    ) -> LeftOut | None:
+        for word in words:
+            if not self._names(word):
+                return LeftOut(UNKNOWN_LABEL, f"{word!r} is in no section of the label table")
+            if word in self.set_aside:
+                return LeftOut(SET_ASIDE, f"the label table sets {word!r} aside")
+        if (denies and asserted) or (task.kind != "multi-label" and len(asserted) > 1):
+            return LeftOut(CONTRADICTORY_LABELS, f"{_quoted(words)} on one picture")
+        if not denies and not asserted:
+            return LeftOut(NO_LABEL, f"{_quoted(words)} gives no label")
+        return None
+
+    def _names(self, word: str) -> bool:
+        return any(
+            word in section
+            for section in (self.words, self.all_negative, self.ignored, self.set_aside)
+        )
+
+
+def load_label_table(path: Path, *, task: Task) -> LabelTable:
+    """Read a label table for a task.
+
+    Raises ConfigError naming file, key and remedy for a missing or malformed file, a table of
+    another task, a label the task does not have, or a word in two sections.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        loaded = yaml.safe_load(text)
+        twice = _repeated_key(yaml.compose(text, Loader=yaml.SafeLoader))
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: no such label table; `mapping` is relative to the folder of default.yaml."
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not readable as YAML ({error}).") from error
+    if twice is not None:
+        raise ConfigError(f"{path}: {twice!r} stands there twice; keep one.")
+    try:
+        table = LabelTable.model_validate(loaded)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_readable(error)}") from error
+    _check(path, table, task)
+    return table
+
+
+def _check(path: Path, table: LabelTable, task: Task) -> None:
+    if table.task != task.name:
+        raise ConfigError(f"{path}: a label table of task {table.task!r}, not of {task.name!r}.")
+    every_label = dict.fromkeys(TASKS[task.name].labels)  # the run may ask about fewer
+    for word, label in table.words.items():
+        if label not in every_label:
+            raise ConfigError(f"{path}: words.{word}: {unknown_name('label', label, every_label)}")
+    if task.kind == "multi-label" and table.unmentioned is None:
+        raise ConfigError(f"{path}: `unmentioned` must say negative or unknown for {task.name}.")
+    if task.kind != "multi-label" and (table.unmentioned or table.all_negative):
+        raise ConfigError(
+            f"{path}: `unmentioned` and `all_negative` are for tasks of several findings; "
+            f"{task.name} has one label per picture."
+        )
+    sections = [*table.words, *table.all_negative, *table.ignored, *table.set_aside]
+    repeated = sorted({word for word in sections if sections.count(word) > 1})
+    if repeated:
+        raise ConfigError(f"{path}: {repeated[0]!r} stands there twice; keep one.")
+
+
+def _repeated_key(node: yaml.Node | None) -> str | None:
+    # YAML keeps the last of two equal keys: one word would change its meaning without a sound.
+    if not isinstance(node, yaml.MappingNode):
+        return None
+    keys = [key.value for key, _ in node.value]
+    own = next((key for key in keys if keys.count(key) > 1), None)
+    return own or next(filter(None, (_repeated_key(value) for _, value in node.value)), None)
+
+
+def _quoted(words: Sequence[str]) -> str:
+    return " and ".join(map(repr, words)) or "an empty cell"
+
+
+def _readable(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return unknown_name("key", key, LabelTable.model_fields)
+    hint = " (quote words that look like numbers or yes/no)" if "string" in first["type"] else ""
+    return f"{key}: {first['msg']}, got {first['input']!r}{hint}"

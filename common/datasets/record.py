@@ -1,0 +1,102 @@
+"""What travels between readers, preparation and training: one picture, its labels, its regions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+RoiKind = Literal[
+    "lesion_mask", "lesion_box", "region_mask_normal", "organ_mask_lung", "optic_disc"
+]
+
+EVERY_POSITIVE_LABEL = -1  # a region that explains whatever is positive in its picture
+
+
+@dataclass(frozen=True)
+class Region:
+    """A region of one picture as its table tells it, before any pixel is read.
+
+    Exactly one of ``mask`` and ``box`` is set.
+    """
+
+    kind: RoiKind
+    name: str  # what it shows in the source's words: "hard_exudate", "Nodule"
+    label: int  # index of the logit it explains, or EVERY_POSITIVE_LABEL
+    mask: Path | None  # picture of the same size, non-zero inside
+    box: tuple[float, float, float, float] | None  # x, y, width, height
+    box_frame: tuple[int, int] | None  # (width, height) the box is given in; None: the picture's
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row of a source: where the picture lies and what its table says of it."""
+
+    image: Path
+    patient: str
+    site: str
+    targets: tuple[float, ...]  # as common.tasks.Task, NaN where unknown
+    regions: tuple[Region, ...]
+    row: str  # where the row stands, for messages at the site: "index.csv row 12"
+
+
+@dataclass(frozen=True)
+class Exclusion:
+    """One row or picture that was left out, and why. The reason is what the data card counts."""
+
+    reason: str  # one short phrase of a fixed list, without names: "no label"
+    row: str
+    detail: str  # for the person at the site; never leaves it
+
+
+@dataclass(frozen=True)
+class CaseRegion:
+    """A region with its pixels."""
+
+    kind: RoiKind
+    name: str
+    label: int
+    mask: NDArray[np.bool_]  # (H, W)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One picture with its pixels, before resizing."""
+
+    image: NDArray[np.uint8]  # (H, W, C), C = Task.channels
+    patient: str
+    site: str
+    targets: tuple[float, ...]
+    regions: tuple[CaseRegion, ...]
+    row: str
+
+
+class Source(Protocol):
+    """Where cases come from: a table of files or a phantom generator.
+
+    ``records`` is cheap (tables only); ``load`` reads pixels and raises DataError naming file,
+    row and remedy when one cannot be used.
+    """
+
+    def __len__(self) -> int:
+        """Return the number of records."""
+        ...
+
+    def patient(self, index: int) -> str:
+        """Return the patient of a record."""
+        ...
+
+    def targets(self, index: int) -> tuple[float, ...]:
+        """Return the target vector of a record."""
+        ...
+
+    def load(self, index: int) -> Case:
+        """Read the pixels of a record."""
+        ...
+
+    @property
+    def exclusions(self) -> Sequence[Exclusion]:
+        """Rows that the tables rule out."""
+        ...
