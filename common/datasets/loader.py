@@ -1,0 +1,131 @@
+"""From a shard to batches: pictures as the network sees them, regions on its token grid."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from common.config import AugmentConfig
+from common.datasets.sample import Batch
+from common.datasets.shard import Shard, lesion_masks
+from common.errors import DataError
+from common.tasks import Task
+from common.transforms import Augmentation, Warp, jitter, normalise, random_warp
+
+
+def batches(
+    shard: Shard,
+    part: str,
+    *,
+    task: Task,
+    batch_size: int,
+    grid: tuple[int, int],
+    augment: AugmentConfig | None,
+    seed: int,
+    shuffle: bool = True,
+) -> Iterator[Batch]:
+    """Yield one epoch of a part. The last batch may be smaller; equal seeds give equal epochs.
+
+    Args:
+        shard: Where the pictures are.
+        part: Which of them.
+        task: The task as the run restricts it, with the labels of the shard.
+        batch_size: Pictures per batch.
+        grid: (h, w) of the network's tokens.
+        augment: What to do at random; None: nothing.
+        seed: Of order and augmentation; give every epoch its own.
+        shuffle: Whether to draw the order.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    chosen = shard.indices(part)
+    if shuffle:
+        chosen = chosen[torch.randperm(len(chosen), generator=generator).numpy()]
+    for start in range(0, len(chosen), batch_size):
+        yield make_batch(
+            shard,
+            chosen[start : start + batch_size],
+            task=task,
+            grid=grid,
+            augmentation=None if augment is None else Augmentation(augment, generator),
+        )
+
+
+def eval_batches(
+    shard: Shard, part: str, *, task: Task, batch_size: int, grid: tuple[int, int]
+) -> Iterator[tuple[Batch, NDArray[np.int64]]]:
+    """Yield a part in order and unchanged, each batch with the indices of its pictures."""
+    chosen = shard.indices(part)
+    for start in range(0, len(chosen), batch_size):
+        rows = chosen[start : start + batch_size]
+        yield make_batch(shard, rows, task=task, grid=grid), rows
+
+
+def make_batch(
+    shard: Shard,
+    indices: NDArray[np.int64],
+    *,
+    task: Task,
+    grid: tuple[int, int],
+    augmentation: Augmentation | None = None,
+) -> Batch:
+    """Return these pictures as a batch; there may be none, as Poisson sampling asks for.
+
+    A picture has an ROI for a logit where the logit is positive, a lesion region explains it, and
+    the augmentation has left some of it in view.
+
+    Args:
+        shard: Where the pictures are.
+        indices: Which of them, (B,).
+        task: The task as the run restricts it, with the labels of the shard.
+        grid: (h, w) of the network's tokens.
+        augmentation: What to do at random; None: nothing.
+
+    Raises:
+        DataError: The shard was prepared for another task or other labels.
+    """
+    if (shard.task, shard.labels) != (task.name, task.labels):
+        raise DataError(
+            f"the shard was prepared for {shard.task} {shard.labels}, the run asks for "
+            f"{task.name} {task.labels}; prepare it again with this configuration."
+        )
+    pixels = torch.from_numpy(shard.images[indices])  # (B, S, S, C) uint8
+    picture = pixels.permute(0, 3, 1, 2).float() / 255
+    warp = None
+    if augmentation is not None and len(indices):
+        warp = random_warp(len(indices), shard.images.shape[1], augmentation)
+        picture = jitter(warp(picture), augmentation)
+    coverage = _coverage(shard, indices, task=task, grid=grid, warp=warp)
+    return Batch(
+        image=normalise(picture),
+        target=torch.from_numpy(shard.targets[indices]),
+        roi_coverage=coverage,
+        has_roi=coverage.flatten(start_dim=2).amax(dim=2) > 0,
+    )
+
+
+def _coverage(
+    shard: Shard,
+    indices: NDArray[np.int64],
+    *,
+    task: Task,
+    grid: tuple[int, int],
+    warp: Warp | None,
+) -> Tensor:
+    """Return (B, T, h, w): the share of each token's cell that the lesion ROI covers."""
+    coverage = torch.zeros(len(indices), task.num_logits, *grid)
+    found = [
+        (row, logit, mask)
+        for row, index in enumerate(indices.tolist())
+        for logit, mask in lesion_masks(shard, index, task).items()
+    ]
+    if not found:
+        return coverage
+    rows = torch.tensor([row for row, _, _ in found])
+    logits = torch.tensor([logit for _, logit, _ in found])
+    masks = torch.from_numpy(np.stack([mask for _, _, mask in found]))[:, None].float()
+    moved = masks if warp is None else warp(masks, rows)
+    coverage[rows, logits] = functional.adaptive_avg_pool2d(moved, grid)[:, 0]
+    return coverage

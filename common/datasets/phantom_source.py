@@ -1,0 +1,135 @@
+"""A source of phantom pictures: a site's patients, its scanner, and outlines for some of them."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from common.config import PhantomSource
+from common.datasets.phantom import PHANTOMS
+from common.datasets.phantom.case import PhantomCase, Scanner, Shortcut, scanner_for
+from common.datasets.record import Case, CaseRegion, Exclusion
+from common.errors import ConfigError
+from common.tasks import Task
+
+USUAL_SIZE_PX = 256  # until preparation asks for another
+
+
+@dataclass(frozen=True)
+class PhantomTable:
+    """Patients that are drawn when they are asked for, always the same."""
+
+    config: PhantomSource
+    task: Task
+    site: str
+    seed: int  # of this site's patients: two sites never draw the same patient
+    scanner: Scanner
+    outlined: frozenset[int]  # numbers of the patients whose lesion masks are given
+    size_px: int
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+        return self.config.patients * self.config.pictures_per_patient
+
+    @property
+    def exclusions(self) -> Sequence[Exclusion]:
+        """Nothing is ever ruled out."""
+        return ()
+
+    def patient(self, index: int) -> str:
+        """Return the patient of a picture."""
+        return f"{self.site}-{self._number(index)}"
+
+    def targets(self, index: int) -> tuple[float, ...]:
+        """Return the target vector of a picture; it is drawn for that."""
+        return self.draw(index).targets
+
+    def draw(self, index: int) -> PhantomCase:
+        """Draw a picture with all that is known of it, its outlines and healed twin included."""
+        agreement = self.config.marker_agreement
+        return PHANTOMS.get(self.task.name)(
+            task=self.task,
+            index=index,
+            patient=self._number(index),
+            seed=self.seed,
+            size_px=self.size_px,
+            scanner=self.scanner,
+            shortcut=None if agreement is None else Shortcut(agreement=agreement),
+            lesion_contrast=self.config.lesion_contrast,
+            prevalence=self.config.prevalence,
+        )
+
+    def load(self, index: int) -> Case:
+        """Draw a picture, with its lesion masks if its patient's lesions are outlined."""
+        drawn = self.draw(index)
+        regions = [
+            CaseRegion(
+                kind="lesion_mask",
+                name=lesion.name,
+                label=self.task.logit_names.index(lesion.label),
+                mask=lesion.mask,
+            )
+            for lesion in drawn.lesions
+            if self._number(index) in self.outlined and lesion.mask.any()
+        ]
+        return Case(
+            image=drawn.image,
+            patient=self.patient(index),
+            site=self.site,
+            targets=drawn.targets,
+            regions=tuple(regions),
+            row=f"phantom {self.site} picture {index + 1}",
+        )
+
+    def identity(self) -> str:
+        """Return what decides every picture."""
+        return repr((self.config.model_dump_json(), self.task, self.site, self.seed, self.size_px,
+                     self.scanner))  # fmt: skip
+
+    def drawn_at(self, size_px: int) -> "PhantomTable":
+        """Return the same patients drawn at another size."""
+        return replace(self, size_px=size_px)
+
+    def _number(self, index: int) -> int:
+        return index // self.config.pictures_per_patient
+
+
+def open_phantom(
+    config: PhantomSource,
+    *,
+    task: Task,
+    site: str,
+    seed: int,
+    data_root: Path | None = None,
+    config_root: Path | None = None,
+) -> PhantomTable:
+    """Return a site's phantom patients.
+
+    Args:
+        config: How many patients, how easy, how many outlined.
+        task: What is drawn.
+        site: Name of the site; it decides patients and scanner together with the seed.
+        seed: Of the run.
+        data_root: Not read; other sources need it.
+        config_root: Not read; other sources need it.
+
+    Raises:
+        ConfigError: There are no phantoms of this task.
+    """
+    del data_root, config_root
+    if task.name not in PHANTOMS:
+        raise ConfigError(f"no phantoms of task {task.name}; known: {', '.join(PHANTOMS)}.")
+    digest = hashlib.sha256(f"{seed}\x1fphantom\x1f{site}".encode()).digest()
+    own_seed = int.from_bytes(digest[:4], "big")
+    order = np.random.default_rng(own_seed).permutation(config.patients)
+    return PhantomTable(
+        config=config,
+        task=task,
+        site=site,
+        seed=own_seed,
+        scanner=scanner_for(site, strength=config.scanner_strength, seed=seed),
+        outlined=frozenset(order[: round(config.roi_fraction * config.patients)].tolist()),
+        size_px=USUAL_SIZE_PX,
+    )

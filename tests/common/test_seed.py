@@ -1,0 +1,91 @@
+"""One seed decides every random number; torchvision imports beside any torch."""
+
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from common.seed import derive_seed, generator, seed_everything, seed_worker
+
+DRAWS_WITH_REAL_OPERATOR = """
+import torch
+library = torch.library.Library("torchvision", "DEF")
+library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+library.impl("nms", lambda dets, scores, iou_threshold: scores + 1, "CPU")
+import common.torchvision_ops
+assert common.torchvision_ops.DECLARED is None
+print(torch.ops.torchvision.nms(torch.zeros(1, 4), torch.ones(1), 0.5).item())
+"""
+IMPORTS_TORCHVISION = """
+import common.torchvision_ops
+import torchvision
+from torchvision.transforms import v2
+import torch
+print(tuple(v2.functional.resize(torch.zeros(3, 8, 8), [4, 4]).shape))
+"""
+
+
+@pytest.fixture(autouse=True)
+def _determinism_stays_in_this_file() -> Iterator[None]:
+    before = torch.are_deterministic_algorithms_enabled()
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+def answer(program: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def draws() -> tuple[float, float, float]:
+    return random.gauss(), float(np.random.rand()), float(torch.rand(1))
+
+
+def test_same_seed_gives_the_same_draws_from_python_numpy_and_torch() -> None:
+    seed_everything(5)
+    first = draws()
+    seed_everything(5)
+    assert draws() == first
+    seed_everything(6)
+    assert all(a != b for a, b in zip(draws(), first, strict=True))
+
+
+def test_derived_seeds_differ_by_name_and_are_stable() -> None:
+    assert derive_seed(1, "trunk") == 733_565_982
+    assert derive_seed(1, "trunk") != derive_seed(1, "head")
+    assert derive_seed(1, "a", "b") != derive_seed(1, "ab")
+
+
+def test_workers_draw_from_the_loaders_seed() -> None:
+    class Draw(torch.utils.data.Dataset[float]):
+        def __len__(self) -> int:
+            return 4
+
+        def __getitem__(self, index: int) -> float:
+            return float(np.random.rand())
+
+    def run(seed: int) -> list[float]:
+        loader = DataLoader(
+            Draw(), num_workers=1, worker_init_fn=seed_worker, generator=generator(seed)
+        )
+        return [float(value) for value in loader]
+
+    assert run(1) == run(1)
+    assert run(1) != run(2)
+
+
+def test_torchvision_imports_after_the_shim() -> None:
+    assert answer(IMPORTS_TORCHVISION) == "(3, 4, 4)"
+
+
+def test_the_shim_leaves_real_operators_alone() -> None:
+    assert answer(DRAWS_WITH_REAL_OPERATOR) == "2.0"
