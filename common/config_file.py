@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast, get_args
+from typing import get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -14,8 +14,7 @@ from pydantic_core import ErrorDetails
 from common.config import RunConfig
 from common.errors import ConfigError
 from common.registry import unknown_name
-
-YamlValue = str | int | float | bool | None | list["YamlValue"] | dict[str, "YamlValue"]
+from common.yaml_file import YamlValue, parse_yaml, read_yaml
 
 ROOT_FILE = "default.yaml"  # its folder is the root that label tables and examples are found in
 
@@ -35,7 +34,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
     Raises ConfigError naming the file, the key, the nearest known key and what was expected.
     """
     path = path.resolve()
-    merged = _read_with_parents(path, seen=())
+    merged = _unshared(_read_with_parents(path, seen=()))
     for override in overrides:
         _apply_override(merged, override)
     try:
@@ -59,7 +58,7 @@ def _read_with_parents(path: Path, *, seen: tuple[Path, ...]) -> dict[str, YamlV
     if path in seen:
         chain = " → ".join(p.name for p in (*seen, path))
         raise ConfigError(f"{path}: extends itself ({chain}). Remove one of these `extends`.")
-    own = _read_mapping(path)
+    own = read_yaml(path)
     parents = own.pop("extends", [])
     if isinstance(parents, str):
         parents = [parents]
@@ -70,47 +69,6 @@ def _read_with_parents(path: Path, *, seen: tuple[Path, ...]) -> dict[str, YamlV
         parent = (path.parent / str(name)).resolve()
         merged = _merge(merged, _read_with_parents(parent, seen=(*seen, path)))
     return _merge(merged, own)
-
-
-def _read_mapping(path: Path) -> dict[str, YamlValue]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be read ({error.strerror}). Give the path of a YAML file."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not UTF-8 text. Save it as UTF-8 YAML.") from error
-    try:
-        loaded = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - derives from SafeLoader
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: is not valid YAML. {error}") from error
-    if not isinstance(loaded, dict):
-        raise ConfigError(f"{path}: must hold a mapping of keys, got {type(loaded).__name__}.")
-    return loaded
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML in which a key that stands twice is an error, not a setting lost without a word."""
-
-
-def _strict_mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[str, YamlValue]:
-    seen: set[str] = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if not isinstance(key, str):
-            raise yaml.constructor.ConstructorError(
-                None, None, f"key {key!r} must be text; put it in quotes", key_node.start_mark
-            )
-        if key in seen:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"key {key!r} stands here twice", key_node.start_mark
-            )
-        seen.add(key)
-    return cast(dict[str, YamlValue], loader.construct_mapping(node, deep=True))
-
-
-_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _strict_mapping)
 
 
 def _merge(base: Mapping[str, YamlValue], change: Mapping[str, YamlValue]) -> dict[str, YamlValue]:
@@ -127,12 +85,26 @@ def _merge(base: Mapping[str, YamlValue], change: Mapping[str, YamlValue]) -> di
     return merged
 
 
+def _unshared(value: dict[str, YamlValue]) -> dict[str, YamlValue]:
+    """Return a copy in which YAML's aliases are values of their own.
+
+    Otherwise an override of one site would change every site written with the same anchor.
+    """
+
+    def copy(part: YamlValue) -> YamlValue:
+        if isinstance(part, dict):
+            return {key: copy(below) for key, below in part.items()}
+        return [copy(item) for item in part] if isinstance(part, list) else part
+
+    return {key: copy(below) for key, below in value.items()}
+
+
 def _apply_override(config: dict[str, YamlValue], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"--set {override!r}: expected key.path=value, e.g. train.epochs=2.")
     try:
-        value = yaml.safe_load(text)
+        value = parse_yaml(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {key}: {text!r} is not a YAML value. {error}") from error
     here: YamlValue = config

@@ -68,6 +68,12 @@ def test_override_is_yaml_and_later_ones_win() -> None:
     assert run.train.learning_rate == pytest.approx(2e-4)
 
 
+def test_override_of_one_site_leaves_a_site_of_the_same_anchor_alone() -> None:
+    run = load_config(DEMO, ["sites.3.source.patients=77"]).run
+    assert run.sites[3].source.patients == 77
+    assert run.sites[4].source.patients != 77
+
+
 def test_file_that_extends_itself_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "extends: [run.yaml]\n", "other.yaml")
     path = write(tmp_path, "extends: [other.yaml]\n")
