@@ -1,0 +1,242 @@
+"""The site's trainer: describes its shard, trains a round, evaluates a model.
+
+Every request goes the same way: permit, load, step, guard, reply. A reason to say no is a
+Refusal, never an exception.
+"""
+
+import logging
+from functools import cached_property, lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from client.local_step import (
+    LocalResult,
+    NonFiniteLossError,
+    Steps,
+    parameters_of,
+    train_locally,
+)
+from client.state import LocalState
+from common.config import RunConfig
+from common.config_file import canonical_json
+from common.datasets.loader import batches
+from common.datasets.shard import Shard, open_shard
+from common.device import chosen_device
+from common.evaluate import evaluate, measure, released_metrics
+from common.layers import held_by, is_local, shared
+from common.local_site import LocalSite
+from common.model.arrays import array_names, read_arrays, write_arrays
+from common.model.network import Network, build_network
+from common.seed import derive_seed, seed_everything
+from common.wire import (
+    Arrays,
+    EvaluateRequest,
+    Evaluation,
+    Refusal,
+    SiteCard,
+    TrainRequest,
+    Update,
+)
+
+log = logging.getLogger(__name__)
+
+
+class Trainer:
+    """Stays warm between rounds: the shard is opened and the network built once."""
+
+    def __init__(self, site: LocalSite) -> None:
+        """Take the site's own configuration; nothing is read before the first request."""
+        self._site = site
+
+    def describe(self) -> SiteCard:
+        """Return who this is and how much it holds."""
+        shard = self._shard
+        return SiteCard(
+            site=self._site.name,
+            task=self._site.task,
+            num_examples=len(shard.indices("train")),
+            num_val=len(shard.indices("val")),
+            data_card_json=shard.card.as_json(),
+        )
+
+    def train(self, request: TrainRequest) -> Update | Refusal:
+        """Run the local epochs of one round and return the change of the shared layers."""
+        config = _config_of(request.config_json)
+        if reason := self._reason_against(config, request.arrays, "train"):
+            return self._refuse(reason)
+        state = LocalState(self._site.state, site=self._site.name, run=request.run)
+        network = self._load(config, request, state)
+        try:
+            result = self._step(config, request, network)
+        except NonFiniteLossError as error:
+            return self._refuse(f"non-finite: {error}")
+        trained = read_arrays(network, request.arrays)
+        change = _change(config, request.arrays, trained)
+        if reason := _reason_to_keep(change):
+            return self._refuse(reason)
+        local = {
+            name: array
+            for name, array in trained.items()
+            if is_local(name, config.federation.local_layers)
+        }
+        if local:
+            state.save(local, server_round=request.server_round)
+        return self._reply(request, result, change)
+
+    def evaluate(self, request: EvaluateRequest) -> Evaluation | Refusal:
+        """Measure the global model, with this site's local layers, on the validation split."""
+        config = _config_of(request.config_json)
+        if reason := self._reason_against(config, request.arrays, "val"):
+            return self._refuse(reason)
+        state = LocalState(self._site.state, site=self._site.name, run=request.run)
+        network = self._load(config, request, state)
+        task = config.task(self._site.task)
+        predicted = evaluate(
+            network,
+            self._shard,
+            "val",
+            task=task,
+            loss=config.loss,
+            batch_size=config.evaluation.batch_size,
+        )
+        # The answer has no place for intervals, so none are bootstrapped.
+        values_only = config.evaluation.model_copy(update={"bootstrap_replicates": 0})
+        report = measure(predicted, config=values_only, seed=config.seed)
+        return Evaluation(
+            run=request.run,
+            server_round=request.server_round,
+            site=self._site.name,
+            task=task.name,
+            num_examples=report.pictures,
+            metrics=released_metrics(report),
+        )
+
+    @cached_property
+    def _shard(self) -> Shard:
+        return open_shard(self._site.shard)
+
+    def _reason_against(self, config: RunConfig, arrays: Arrays, part: str) -> str | None:
+        """Return why this site cannot do what it is asked, or None (permit)."""
+        site, shard = self._site, self._shard
+        if site.task not in config.tasks:
+            return f"the run has no task {site.task}"
+        if (shard.task, shard.labels) != (site.task, config.task(site.task).labels):
+            return "its shard was prepared for another task or other labels"
+        if shard.images.shape[1] != config.data.image_size_px:
+            return f"its pictures are {shard.images.shape[1]} px wide, the run's are not"
+        if not len(shard.indices(part)):
+            return "no training pictures" if part == "train" else f"no {part} pictures"
+        network = _network_of(canonical_json(config), str(chosen_device(config.train)))
+        held = set(held_by(site.task, array_names(network)))
+        if differing := sorted(held ^ set(arrays)):
+            return f"the arrays are not this network's: {differing[0]} differs"
+        return None
+
+    def _load(
+        self, config: RunConfig, request: TrainRequest | EvaluateRequest, state: LocalState
+    ) -> Network:
+        """Return the network with the request's arrays and, over them, the site's own layers."""
+        torch.set_num_threads(self._site.num_threads)
+        network = _network_of(canonical_json(config), str(chosen_device(config.train)))
+        write_arrays(network, request.arrays)
+        write_arrays(network, state.load())
+        return network
+
+    def _step(self, config: RunConfig, request: TrainRequest, network: Network) -> LocalResult:
+        site, shard = self._site, self._shard
+        task = config.task(site.task)
+        seed = derive_seed(config.seed, "train", site.name, request.server_round)
+        seed_everything(seed)
+        anchors = {
+            name: parameter.detach().clone()
+            for name, parameter in parameters_of(network, task).items()
+            if request.proximal_mu and not is_local(name, config.federation.local_layers)
+        }
+        epochs = [
+            batches(
+                shard,
+                "train",
+                batch_size=config.train.batch_size,
+                task=task,
+                grid=network.grid(config.data.image_size_px),
+                augment=config.data.augment[site.task],
+                seed=derive_seed(seed, "epoch", epoch),
+                shuffle=True,
+            )
+            for epoch in range(config.train.epochs)
+        ]
+        return train_locally(
+            network,
+            epochs,
+            task=task,
+            train=config.train,
+            loss=config.loss,
+            steps=Steps(first=request.global_step, total=request.total_steps),
+            proximal_mu=request.proximal_mu,
+            anchors=anchors,
+        )
+
+    def _reply(
+        self, request: TrainRequest, result: LocalResult, change: dict[str, NDArray[np.float32]]
+    ) -> Update:
+        log.info(
+            "update ready",
+            extra={
+                "action": "update_ready",
+                "site": self._site.name,
+                "round": request.server_round,
+                "steps": result.num_steps,
+            },
+        )
+        return Update(
+            run=request.run,
+            server_round=request.server_round,
+            site=self._site.name,
+            task=self._site.task,
+            num_examples=len(self._shard.indices("train")),
+            num_steps=result.num_steps,
+            metrics=result.metrics,
+            arrays=change,
+        )
+
+    def _refuse(self, reason: str) -> Refusal:
+        log.warning(
+            "request refused",
+            extra={"action": "refused", "site": self._site.name, "reason": reason},
+        )
+        return Refusal(site=self._site.name, reason=reason)
+
+
+def _change(config: RunConfig, before: Arrays, after: Arrays) -> dict[str, NDArray[np.float32]]:
+    """Return after minus before of the layers that leave the site."""
+    return {
+        name: np.asarray(after[name] - before[name])
+        for name in shared(before, config.federation.local_layers)
+    }
+
+
+def _reason_to_keep(change: Arrays) -> str | None:
+    """Return why an update must not leave, or None (guard)."""
+    for name, array in change.items():
+        if not np.isfinite(array).all():
+            return f"non-finite: {name} after training"
+    return None
+
+
+@lru_cache(maxsize=1)
+def _config_of(config_json: str) -> RunConfig:
+    return RunConfig.model_validate_json(config_json)
+
+
+@lru_cache(maxsize=1)
+def _network_of(config_json: str, device: str) -> Network:
+    """Build the run's network once per process; each request brings its weights.
+
+    Never with downloaded weights: round 0 ships them.
+    """
+    config = _config_of(config_json)
+    encoder = config.model.encoder.model_copy(update={"pretrained": False})
+    model = config.model.model_copy(update={"encoder": encoder})
+    return build_network(model, config.task_table(), seed=config.seed).to(device)

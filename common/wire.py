@@ -1,0 +1,257 @@
+"""What coordinator and sites say to each other: typed messages ⇄ Flower records.
+
+The only file that knows record keys (kebab-case). Arrays are float32 and named as the network's
+state: ``trunk.*`` and ``heads.<task>.*``; an update's arrays are relative to the round's global
+model. Whatever does not keep the contract is a WireError that names the key.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TypeVar
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from numpy.typing import NDArray
+
+from common.errors import WireError
+
+Arrays = Mapping[str, NDArray[np.float32]]
+Metrics = Mapping[str, float]
+
+WIRE_VERSION = 1
+
+_HEADER = "fovea"
+_ARRAYS = "arrays"
+_METRICS = "metrics"
+
+
+@dataclass(frozen=True, eq=False)
+class QueryRequest:
+    """Asks a site who it is and what it holds."""
+
+    run: str
+
+
+@dataclass(frozen=True, eq=False)
+class SiteCard:
+    """What a site says of itself: counts only."""
+
+    site: str
+    task: str
+    num_examples: int  # training pictures
+    num_val: int  # pictures of its validation split
+    data_card_json: str  # the data card's counts, a JSON object
+
+
+@dataclass(frozen=True, eq=False)
+class TrainRequest:
+    """Asks a site for the local epochs of one round."""
+
+    run: str
+    server_round: int
+    global_step: int  # optimiser steps this site has behind it
+    total_steps: int  # steps of this site in the whole run, where the cosine ends
+    proximal_mu: float  # 0: no proximal term
+    config_json: str  # the whole RunConfig
+    arrays: Arrays  # trunk and the site's own head
+
+
+@dataclass(frozen=True, eq=False)
+class Update:
+    """What a site returns: its change of the round's global model, counts and metrics."""
+
+    run: str
+    server_round: int
+    site: str
+    task: str
+    num_examples: int
+    num_steps: int
+    metrics: Metrics  # means over the round: loss parts; and seconds
+    arrays: Arrays  # local minus global
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluateRequest:
+    """Asks a site to measure the global model on its validation split."""
+
+    run: str
+    server_round: int
+    config_json: str
+    arrays: Arrays
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """A site's measurement; what is undefined there is left out."""
+
+    run: str
+    server_round: int
+    site: str
+    task: str
+    num_examples: int
+    metrics: Metrics
+
+
+@dataclass(frozen=True, eq=False)
+class Refusal:
+    """A site says no. A result, not a failure: the round goes on without it."""
+
+    site: str
+    reason: str
+
+
+Request = QueryRequest | TrainRequest | EvaluateRequest
+Answer = SiteCard | Update | Evaluation | Refusal
+
+RequestT = TypeVar("RequestT", QueryRequest, TrainRequest, EvaluateRequest)
+AnswerT = TypeVar("AnswerT", SiteCard, Update, Evaluation)
+MessageT = TypeVar(
+    "MessageT", QueryRequest, TrainRequest, EvaluateRequest, SiteCard, Update, Evaluation, Refusal
+)
+
+_KINDS: dict[type[Request | Answer], str] = {
+    QueryRequest: "query-request",
+    SiteCard: "site-card",
+    TrainRequest: "train-request",
+    Update: "update",
+    EvaluateRequest: "evaluate-request",
+    Evaluation: "evaluation",
+    Refusal: "refusal",
+}
+
+
+def encode(message: Request | Answer) -> RecordDict:
+    """Return a message as Flower records. Raises WireError for arrays that are not float32."""
+    header = ConfigRecord({"kind": _KINDS[type(message)], "version": WIRE_VERSION})
+    content = RecordDict({_HEADER: header})
+    for field in fields(message):
+        value = getattr(message, field.name)
+        if field.name == "arrays":
+            content[_ARRAYS] = ArrayRecord(
+                {name: _to_record(name, array) for name, array in value.items()}
+            )
+        elif field.name == "metrics":
+            content[_METRICS] = MetricRecord({name: float(part) for name, part in value.items()})
+        else:
+            header[_key(field.name)] = value
+    return content
+
+
+def decode_request(content: RecordDict, kind: type[RequestT]) -> RequestT:
+    """Return the request that the records hold. Raises WireError naming what is wrong."""
+    return _decode(content, kind)
+
+
+def decode_answer(content: RecordDict, kind: type[AnswerT]) -> AnswerT | Refusal:
+    """Return a site's answer, which may be a refusal. Raises WireError naming what is wrong."""
+    if _kind_of(content) == _KINDS[Refusal]:
+        return _decode(content, Refusal)
+    return _decode(content, kind)
+
+
+def _decode(content: RecordDict, kind: type[MessageT]) -> MessageT:
+    came, expected = _kind_of(content), _KINDS[kind]
+    if came != expected:
+        raise WireError(f"message kind: expected {expected!r}, got {came!r}.")
+    header = content.config_records[_HEADER]
+    values: dict[str, object] = {}
+    for field in fields(kind):
+        if field.name == "arrays":
+            values["arrays"] = _read_arrays(content)
+        elif field.name == "metrics":
+            values["metrics"] = _read_metrics(content)
+        else:
+            values[field.name] = _read_scalar(header, _key(field.name), field.type)
+    expected_keys = {_key(name) for name in values} | {"kind", "version"}
+    if unknown := sorted(set(header) - expected_keys):
+        raise WireError(f"{expected}: unknown key {unknown[0]!r}. {_REMEDY}")
+    expected_records = {_HEADER} | ({_ARRAYS, _METRICS} & set(values))
+    if unknown := sorted(set(content) - expected_records):
+        raise WireError(f"{expected}: unknown record {unknown[0]!r}. {_REMEDY}")
+    return kind(**values)  # type: ignore[arg-type]  # each value was checked against its field
+
+
+_REMEDY = "Both ends must run the same Fovea version."
+
+
+def _kind_of(content: RecordDict) -> str:
+    header = content.config_records.get(_HEADER)
+    if header is None:
+        raise WireError(f"record {_HEADER!r} is missing. {_REMEDY}")
+    if header.get("version") != WIRE_VERSION:
+        raise WireError(
+            f"version: expected {WIRE_VERSION}, got {header.get('version')!r}. {_REMEDY}"
+        )
+    kind = header.get("kind")
+    if not isinstance(kind, str):
+        raise WireError(f"kind: expected text, got {kind!r}. {_REMEDY}")
+    return kind
+
+
+def _key(field: str) -> str:
+    return field.replace("_", "-")
+
+
+def _read_scalar(header: ConfigRecord, key: str, kind: object) -> str | int | float:
+    if key not in header:
+        raise WireError(f"key {key!r} is missing. {_REMEDY}")
+    value = header[key]
+    if kind is str:
+        return _text(key, value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise WireError(f"{key}: expected a number, got {type(value).__name__}.")
+    if kind is int and not isinstance(value, int):
+        raise WireError(f"{key}: expected a whole number, got {value}.")
+    if not (math.isfinite(value) and value >= 0):
+        raise WireError(f"{key}: expected a finite number of at least 0, got {value}.")
+    return value if kind is int else float(value)
+
+
+def _text(key: str, value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise WireError(f"{key}: expected text, got {value!r:.40}.")
+    if key.endswith("-json"):
+        try:
+            is_object = isinstance(json.loads(value), dict)
+        except ValueError as error:
+            raise WireError(f"{key}: not JSON: {error}.") from error
+        if not is_object:
+            raise WireError(f"{key}: expected a JSON object.")
+    return value
+
+
+def _to_record(name: str, array: NDArray[np.float32]) -> Array:
+    if array.dtype != np.float32:
+        raise WireError(f"arrays.{name}: expected float32, got {array.dtype}.")
+    return Array(np.asarray(array))
+
+
+def _read_arrays(content: RecordDict) -> dict[str, NDArray[np.float32]]:
+    record = content.array_records.get(_ARRAYS)
+    if record is None:
+        raise WireError(f"record {_ARRAYS!r} is missing. {_REMEDY}")
+    return {name: _read_array(name, array) for name, array in record.items()}
+
+
+def _read_array(name: str, record: Array) -> NDArray[np.float32]:
+    try:
+        array = record.numpy()
+    except (TypeError, ValueError, OSError, EOFError) as error:
+        raise WireError(f"arrays.{name}: not a readable array: {error}.") from error
+    if array.dtype != np.float32:
+        raise WireError(f"arrays.{name}: expected float32, got {array.dtype}.")
+    return array
+
+
+def _read_metrics(content: RecordDict) -> dict[str, float]:
+    record = content.metric_records.get(_METRICS)
+    if record is None:
+        raise WireError(f"record {_METRICS!r} is missing. {_REMEDY}")
+    metrics = {}
+    for name, value in record.items():
+        if isinstance(value, list) or not math.isfinite(value):
+            raise WireError(f"metrics.{name}: expected one finite number, got {value!r:.40}.")
+        metrics[name] = float(value)
+    return metrics

@@ -1,0 +1,92 @@
+"""What the rounds tell those who measure, record and watch them, and what they are told back."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from common.wire import Arrays, Metrics, SiteCard
+from server.participation import Outcome, Reply
+
+
+class CentralResult(Protocol):
+    """What a central evaluation found; the rounds need only its score."""
+
+    @property
+    def score(self) -> float | None:
+        """Mean over the tasks of the selection part's score; None where no task has one."""
+        ...
+
+
+ResultT = TypeVar("ResultT", bound=CentralResult)
+ResultT_co = TypeVar("ResultT_co", bound=CentralResult, covariant=True)
+ResultT_contra = TypeVar("ResultT_contra", bound=CentralResult, contravariant=True)
+
+
+class CentralEvaluator(Protocol[ResultT_co]):
+    """Measures a global model on the coordinator's reference sets."""
+
+    def __call__(self, arrays: Arrays, server_round: int) -> ResultT_co:
+        """Return the measurement of one round's model; round 0 is before training."""
+        ...
+
+
+@dataclass(frozen=True)
+class SiteRound:
+    """What came of one site in one round."""
+
+    site: str
+    task: str
+    outcome: Outcome
+    reason: str
+    num_examples: int | None  # training pictures; None when no update was used
+    metrics: Metrics  # loss parts and seconds; empty when no update was used
+    evaluation: Metrics  # federated evaluation; empty when there was none
+
+
+@dataclass(frozen=True, eq=False)
+class RoundReport(Generic[ResultT_co]):
+    """One finished round; round 0 is the model before training."""
+
+    server_round: int
+    sites: tuple[SiteRound, ...]
+    changed_model: bool
+    central: ResultT_co | None  # None when this round was not evaluated
+    is_best: bool  # by central score, of all rounds so far
+    model: Arrays
+    wall_s: float
+
+
+class Tracker(Protocol[ResultT_contra]):
+    """Where a run's numbers go."""
+
+    def run_started(self, cards: Mapping[str, SiteCard]) -> None:
+        """Take in who takes part."""
+        ...
+
+    def round_finished(self, report: RoundReport[ResultT_contra]) -> None:
+        """Take in one round, round 0 included."""
+        ...
+
+
+class Progress(Protocol):
+    """Who watches. Called from the thread that runs the rounds."""
+
+    def waiting_for(self, sites: Sequence[str]) -> None:
+        """These sites have not said that they are there."""
+        ...
+
+    def round_started(self, server_round: int, *, rounds: int, sites: Sequence[str]) -> None:
+        """These sites were asked to train."""
+        ...
+
+    def site_answered(self, site: str) -> None:
+        """Something came from a site that was asked."""
+        ...
+
+    def evaluating(self, server_round: int, *, sites: Sequence[str]) -> None:
+        """The model is being measured centrally, and by these sites."""
+        ...
+
+    def round_finished(self, server_round: int, *, replies: Sequence[Reply]) -> None:
+        """A round is over; round 0 has no replies."""
+        ...

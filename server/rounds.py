@@ -1,0 +1,283 @@
+"""The rounds of a run: ask, check, merge, measure, keep, tell."""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Generic
+
+from common.config import RunConfig
+from common.config_file import canonical_json
+from common.layers import held_by
+from common.schedule import steps_per_round
+from common.wire import (
+    Arrays,
+    EvaluateRequest,
+    Evaluation,
+    Refusal,
+    TrainRequest,
+    Update,
+)
+from server.aggregate import AGGREGATIONS
+from server.aggregate.merge import merge
+from server.checkpoint import Checkpoint, ModelFiles, Progression, save_checkpoint, save_model
+from server.exchange import Discovery, Exchange, NoAnswer
+from server.participation import Outcome, Participation, Reply
+from server.replies import sort_out
+from server.round_report import (
+    CentralEvaluator,
+    CentralResult,
+    Progress,
+    ResultT,
+    ResultT_co,
+    RoundReport,
+    SiteRound,
+    Tracker,
+)
+from server.strategies import Strategy
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Federation(Generic[ResultT]):
+    """Everything that stays the same from round to round."""
+
+    run: str
+    config: RunConfig
+    discovery: Discovery
+    exchange: Exchange
+    strategy: Strategy
+    evaluator: CentralEvaluator[ResultT]
+    tracker: Tracker[ResultT]
+    progress: Progress
+    files: ModelFiles
+
+
+@dataclass(frozen=True, eq=False)
+class Untrained(Generic[ResultT_co]):
+    """The measurement of the model before training."""
+
+    central: ResultT_co
+    wall_s: float
+
+
+def measure_untrained(evaluator: CentralEvaluator[ResultT], model: Arrays) -> Untrained[ResultT]:
+    """Measure round 0. Apart from the rounds, so that it can go on while sites are waited for."""
+    started = time.monotonic()
+    return Untrained(evaluator(model, 0), time.monotonic() - started)
+
+
+def run_rounds(
+    federation: Federation[ResultT], start: Checkpoint, *, untrained: Untrained[ResultT] | None
+) -> Checkpoint:
+    """Run the rounds that are left and return the last state.
+
+    ``untrained`` is the measurement of round 0, None when a run is continued.
+
+    Ends after the configured rounds, or sooner when the central score has not improved for
+    ``federation.patience`` evaluations.
+    """
+    federation.strategy.restore(start.strategy)
+    federation.tracker.run_started(federation.discovery.cards)
+    state = start if untrained is None else _round_zero(federation, start, untrained)
+    rounds = federation.config.federation
+    while state.server_round < rounds.rounds:
+        if state.progression.evaluations_since_best >= rounds.patience:
+            log.info(
+                "no improvement, stopping early",
+                extra={"action": "stopped_early", "round": state.server_round},
+            )
+            break
+        state = _one_round(federation, state)
+    return state
+
+
+def _one_round(federation: Federation[ResultT], state: Checkpoint) -> Checkpoint:
+    started = time.monotonic()
+    server_round = state.server_round + 1
+    requests = _train_requests(federation, state.model, server_round)
+    answers = _train(federation, requests, server_round)
+    updates, replies = sort_out(
+        requests,
+        {**federation.discovery.absent, **answers},
+        local_layers=federation.config.federation.local_layers,
+    )
+    model = state.model
+    changed = len(updates) >= federation.config.federation.min_sites
+    if changed:
+        aggregation = AGGREGATIONS.get(federation.config.federation.aggregation)
+        change = merge(list(updates.values()), model, aggregation)
+        model = federation.strategy.aggregate_train(model, change)
+    central, evaluations = _measure(federation, model, server_round)
+    progression = _progression(state, server_round, central)
+    is_best = progression.best_round == server_round
+    participation = Participation(server_round, replies, changed)
+    following = replace(
+        state,
+        server_round=server_round,
+        model=model,
+        strategy=federation.strategy.state(),
+        participation=(*state.participation, participation),
+        progression=progression,
+    )
+    _keep(federation, following, is_best=is_best)
+    report = RoundReport(
+        server_round=server_round,
+        sites=_site_rounds(federation, replies, updates, evaluations),
+        changed_model=changed,
+        central=central,
+        is_best=is_best,
+        model=model,
+        wall_s=time.monotonic() - started,
+    )
+    _tell(federation, report, replies)
+    return following
+
+
+def _round_zero(
+    federation: Federation[ResultT], start: Checkpoint, untrained: Untrained[ResultT]
+) -> Checkpoint:
+    state = replace(start, progression=_progression(start, 0, untrained.central))
+    is_best = state.progression.best_round == 0
+    _keep(federation, state, is_best=is_best)
+    report = RoundReport(
+        server_round=0,
+        sites=(),
+        changed_model=False,
+        central=untrained.central,
+        is_best=is_best,
+        model=start.model,
+        wall_s=untrained.wall_s,
+    )
+    _tell(federation, report, ())
+    return state
+
+
+def _train_requests(
+    federation: Federation[ResultT], model: Arrays, server_round: int
+) -> dict[str, TrainRequest]:
+    config, cards = federation.config, federation.discovery.cards
+    plans = federation.strategy.configure_train(server_round, cards)
+    config_json = canonical_json(config)
+    requests = {}
+    for site, plan in plans.items():
+        card = cards[site]
+        steps = steps_per_round(
+            card.num_examples, batch_size=config.train.batch_size, epochs=config.train.epochs
+        )
+        requests[site] = TrainRequest(
+            run=federation.run,
+            server_round=server_round,
+            global_step=(server_round - 1) * steps,
+            total_steps=config.federation.rounds * steps,
+            proximal_mu=plan.proximal_mu,
+            config_json=config_json,
+            arrays={name: model[name] for name in held_by(card.task, model)},
+        )
+    return requests
+
+
+def _train(
+    federation: Federation[ResultT], requests: Mapping[str, TrainRequest], server_round: int
+) -> dict[str, Update | Refusal | NoAnswer]:
+    rules = federation.config.federation
+    federation.progress.round_started(server_round, rounds=rules.rounds, sites=list(requests))
+    return federation.exchange.train(
+        requests,
+        timeout_s=rules.round_timeout_s,
+        answered=federation.progress.site_answered,
+    )
+
+
+def _measure(
+    federation: Federation[ResultT], model: Arrays, server_round: int
+) -> tuple[ResultT | None, Mapping[str, Evaluation]]:
+    """Measure centrally and at the sites, when this round is one that is measured."""
+    config, cards = federation.config, federation.discovery.cards
+    is_last = server_round == config.federation.rounds
+    if not (is_last or server_round % config.evaluation.every_rounds == 0):
+        return None, {}
+    sites: Sequence[str] = ()
+    if config.evaluation.federated:
+        sites = federation.strategy.configure_evaluate(server_round, cards)
+    federation.progress.evaluating(server_round, sites=sites)
+    central = federation.evaluator(model, server_round)
+    requests = {
+        site: EvaluateRequest(
+            run=federation.run,
+            server_round=server_round,
+            config_json=canonical_json(config),
+            arrays={name: model[name] for name in held_by(cards[site].task, model)},
+        )
+        for site in sites
+    }
+    answers = federation.exchange.evaluate(
+        requests,
+        timeout_s=config.federation.round_timeout_s,
+        answered=federation.progress.site_answered,
+    )
+    evaluations = {}
+    for site, answer in answers.items():
+        if isinstance(answer, Evaluation):
+            evaluations[site] = answer
+        else:
+            log.warning(
+                "site without an evaluation",
+                extra={"action": "no_evaluation", "site": site, "reason": answer.reason},
+            )
+    return central, evaluations
+
+
+def _progression(
+    state: Checkpoint, server_round: int, central: CentralResult | None
+) -> Progression:
+    if central is None:
+        return state.progression
+    return state.progression.after(server_round, central.score)
+
+
+def _keep(federation: Federation[ResultT], state: Checkpoint, *, is_best: bool) -> None:
+    # Models first: a checkpoint must never name a best round whose model is not there.
+    files = federation.files
+    if is_best:
+        save_model(files.best, state.model, run=state.run, server_round=state.server_round)
+    save_model(files.last, state.model, run=state.run, server_round=state.server_round)
+    save_checkpoint(files.checkpoint, state)
+
+
+def _site_rounds(
+    federation: Federation[ResultT],
+    replies: Sequence[Reply],
+    updates: Mapping[str, Update],
+    evaluations: Mapping[str, Evaluation],
+) -> tuple[SiteRound, ...]:
+    tasks = {site.name: site.task for site in federation.config.sites}
+    return tuple(
+        SiteRound(
+            site=reply.site,
+            task=tasks[reply.site],
+            outcome=reply.outcome,
+            reason=reply.reason,
+            num_examples=updates[reply.site].num_examples if reply.site in updates else None,
+            metrics=updates[reply.site].metrics if reply.site in updates else {},
+            evaluation=evaluations[reply.site].metrics if reply.site in evaluations else {},
+        )
+        for reply in replies
+    )
+
+
+def _tell(
+    federation: Federation[ResultT], report: RoundReport[ResultT], replies: Sequence[Reply]
+) -> None:
+    federation.tracker.round_finished(report)
+    federation.progress.round_finished(report.server_round, replies=replies)
+    log.info(
+        "round finished",
+        extra={
+            "action": "round_finished",
+            "round": report.server_round,
+            "seconds": round(report.wall_s, 2),
+            "sites": sum(reply.outcome is Outcome.ANSWERED for reply in replies),
+        },
+    )

@@ -1,0 +1,200 @@
+"""What coordinator and sites say to each other survives the way, and nothing else does."""
+
+import json
+import string
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from common.errors import WireError
+from common.wire import (
+    EvaluateRequest,
+    Evaluation,
+    QueryRequest,
+    Refusal,
+    SiteCard,
+    TrainRequest,
+    Update,
+    decode_answer,
+    decode_request,
+    encode,
+)
+
+names = st.text(string.ascii_lowercase + "._", min_size=1, max_size=20)
+texts = st.text(min_size=1, max_size=20)
+counts = st.integers(0, 2**31)
+metrics = st.dictionaries(names, st.floats(allow_nan=False, allow_infinity=False), max_size=4)
+named_arrays = st.dictionaries(
+    names,
+    arrays(np.float32, array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=3)),
+    max_size=4,
+)
+updates = st.builds(
+    Update,
+    run=texts,
+    server_round=counts,
+    site=texts,
+    task=texts,
+    num_examples=counts,
+    num_steps=counts,
+    metrics=metrics,
+    arrays=named_arrays,
+)
+
+
+def an_update(**changes: object) -> Update:
+    values: dict[str, object] = {
+        "run": "run",
+        "server_round": 1,
+        "site": "north",
+        "task": "chestx",
+        "num_examples": 8,
+        "num_steps": 2,
+        "metrics": {"total": 0.5},
+        "arrays": {"trunk.weight": np.ones((2, 3), dtype=np.float32)},
+    }
+    return Update(**(values | changes))  # type: ignore[arg-type]
+
+
+def same_arrays(left: object, right: object) -> bool:
+    return list(left) == list(right) and all(  # type: ignore[call-overload]
+        np.array_equal(left[name], right[name], equal_nan=True)  # type: ignore[index]
+        and left[name].dtype == right[name].dtype  # type: ignore[index]
+        for name in left  # type: ignore[attr-defined]
+    )
+
+
+@given(updates)
+def test_an_update_survives_the_way(update: Update) -> None:
+    arrived = decode_answer(encode(update), Update)
+
+    assert isinstance(arrived, Update)
+    assert same_arrays(arrived.arrays, update.arrays)
+    assert {**vars(arrived), "arrays": None} == {**vars(update), "arrays": None}
+
+
+@given(run=texts, steps=st.tuples(counts, counts), mu=st.floats(0, 10), sent=named_arrays)
+def test_a_train_request_survives_the_way(
+    run: str, steps: tuple[int, int], mu: float, sent: dict[str, np.ndarray]
+) -> None:
+    request = TrainRequest(run, 3, steps[0], steps[1], mu, json.dumps({"seed": 1}), sent)
+
+    arrived = decode_request(encode(request), TrainRequest)
+
+    assert same_arrays(arrived.arrays, request.arrays)
+    assert {**vars(arrived), "arrays": None} == {**vars(request), "arrays": None}
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [QueryRequest(run="run"), EvaluateRequest("run", 1, "{}", {})],
+    ids=["query", "evaluate"],
+)
+def test_the_other_requests_survive_the_way(request_: QueryRequest | EvaluateRequest) -> None:
+    assert vars(decode_request(encode(request_), type(request_))) == vars(request_)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        SiteCard("north", "chestx", 80, 10, '{"pictures": 100}'),
+        Evaluation("run", 2, "north", "chestx", 10, {"auroc": 0.75}),
+    ],
+    ids=["card", "evaluation"],
+)
+def test_the_other_answers_survive_the_way(answer: SiteCard | Evaluation) -> None:
+    assert vars(decode_answer(encode(answer), type(answer))) == vars(answer)
+
+
+def test_a_refusal_may_come_in_place_of_any_answer() -> None:
+    refusal = Refusal(site="north", reason="no training pictures")
+
+    assert vars(decode_answer(encode(refusal), Update)) == vars(refusal)
+
+
+def test_record_keys_are_kebab_case() -> None:
+    assert set(encode(an_update()).config_records["fovea"]) == {
+        "kind", "version", "run", "server-round", "site", "task", "num-examples", "num-steps",
+    }  # fmt: skip
+
+
+def test_another_kind_of_message_is_refused() -> None:
+    with pytest.raises(WireError, match="expected 'update', got 'site-card'"):
+        decode_answer(encode(SiteCard("north", "chestx", 1, 1, "{}")), Update)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("server-round", "one", "server-round: expected a number"),
+        ("server-round", 1.5, "server-round: expected a whole number"),
+        ("num-examples", -1, "num-examples: expected a finite number of at least 0"),
+        ("num-examples", True, "num-examples: expected a number, got bool"),
+        ("site", "", "site: expected text"),
+        ("patient-id", "p1", "unknown key 'patient-id'"),
+        ("version", 99, "version: expected 1, got 99"),
+    ],
+)
+def test_a_wrong_value_is_named(key: str, value: str | float, message: str) -> None:
+    content = encode(an_update())
+    content.config_records["fovea"][key] = value
+
+    with pytest.raises(WireError, match=message):
+        decode_answer(content, Update)
+
+
+def test_a_missing_key_is_named() -> None:
+    content = encode(an_update())
+    del content.config_records["fovea"]["num-steps"]
+
+    with pytest.raises(WireError, match="'num-steps' is missing"):
+        decode_answer(content, Update)
+
+
+def test_a_foreign_record_is_refused() -> None:
+    content = encode(an_update())
+    content["saliency"] = ArrayRecord({})
+
+    with pytest.raises(WireError, match="unknown record 'saliency'"):
+        decode_answer(content, Update)
+
+
+def test_records_of_something_else_are_refused() -> None:
+    with pytest.raises(WireError, match="'fovea' is missing"):
+        decode_answer(RecordDict({"config": ConfigRecord({"lr": 0.1})}), Update)
+
+
+def test_arrays_of_another_type_are_refused_on_both_ends() -> None:
+    content = encode(an_update())
+    content["arrays"] = ArrayRecord({"trunk.weight": Array(np.ones(2))})
+
+    with pytest.raises(WireError, match=r"trunk\.weight: expected float32, got float64"):
+        encode(an_update(arrays={"trunk.weight": np.ones(2)}))
+    with pytest.raises(WireError, match=r"trunk\.weight: expected float32, got float64"):
+        decode_answer(content, Update)
+
+
+def test_pickled_objects_are_not_read() -> None:
+    content = encode(an_update())
+    pickled = Array("float32", (1,), "numpy.ndarray", b"\x93NUMPY\x01\x00v\x00{'descr': '|O'")
+    content["arrays"] = ArrayRecord({"trunk.weight": pickled})
+
+    with pytest.raises(WireError, match=r"trunk\.weight: not a readable array"):
+        decode_answer(content, Update)
+
+
+def test_non_finite_metrics_are_refused() -> None:
+    content = encode(an_update())
+    content["metrics"] = MetricRecord({"total": float("nan")})
+
+    with pytest.raises(WireError, match=r"metrics\.total: expected one finite number"):
+        decode_answer(content, Update)
+
+
+def test_a_card_whose_json_is_broken_is_refused() -> None:
+    with pytest.raises(WireError, match="data-card-json: not JSON"):
+        decode_answer(encode(SiteCard("north", "chestx", 1, 1, "{pictures")), SiteCard)
