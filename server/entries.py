@@ -1,0 +1,114 @@
+"""From what a run reports while it runs to what its summary keeps."""
+
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from platform import python_version
+
+from common.config import RunConfig
+from common.evaluate import TaskReport
+from common.metrics.estimate import finite_or_none
+from common.wire import Metrics, SiteCard
+from server.central_eval import CentralResult
+from server.round_report import RoundReport, SiteRound
+from server.summary import (
+    ClassificationEntry,
+    LocalisationEntry,
+    RoundEntry,
+    SiteEntry,
+    SiteRoundEntry,
+    TaskAbout,
+    TaskEntry,
+    estimate_entries,
+)
+
+SECONDS = "seconds"  # the one metric of an update that is no part of the loss
+PACKAGES = ("fovea", "torch", "timm", "flwr", "mlflow", "numpy", "scikit-image", "pydantic")
+
+
+def round_entry(report: RoundReport[CentralResult]) -> RoundEntry:
+    """Return what the summary keeps of a round."""
+    central = report.central
+    return RoundEntry(
+        round=report.server_round,
+        wall_s=report.wall_s,
+        score=None if central is None else central.score,
+        central={}
+        if central is None
+        else {name: task_entry(measured) for name, measured in central.reports.items()},
+        sites=tuple(_site_round(site) for site in report.sites),
+    )
+
+
+def task_entry(report: TaskReport) -> TaskEntry:
+    """Return what the summary keeps of one task's evaluation."""
+    classification, localisation = report.classification, report.localisation
+    return TaskEntry(
+        pictures=report.pictures,
+        patients=report.patients,
+        score=report.score,
+        score_is=report.score_is,
+        loss=report.loss,
+        classification=ClassificationEntry(
+            average=estimate_entries(classification.average),
+            supported_average=estimate_entries(classification.supported_average),
+            grades=estimate_entries(classification.grades),
+            per_class={k: estimate_entries(e) for k, e in classification.per_class.items()},
+            baseline=classification.baseline,
+        ),
+        localisation=LocalisationEntry(
+            average=estimate_entries(localisation.average),
+            class_average=estimate_entries(localisation.class_average),
+            per_class={k: estimate_entries(e) for k, e in localisation.per_class.items()},
+            maps_without_positive_evidence=localisation.maps_without_positive_evidence,
+            cases_without_roi=localisation.cases_without_roi,
+        ),
+    )
+
+
+def site_entries(config: RunConfig, cards: Mapping[str, SiteCard]) -> tuple[SiteEntry, ...]:
+    """Return the run's sites, those that never answered without a count."""
+    return tuple(
+        SiteEntry(
+            name=site.name,
+            task=site.task,
+            num_examples=cards[site.name].num_examples if site.name in cards else None,
+        )
+        for site in config.sites
+    )
+
+
+def tasks_about(config: RunConfig) -> dict[str, TaskAbout]:
+    """Return what the run's tasks are."""
+    return {
+        name: TaskAbout(
+            title=task.title, kind=task.kind, labels=task.labels, classes=task.class_names
+        )
+        for name, task in config.task_table().items()
+    }
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the versions that a run's numbers depend on."""
+    found = {"python": python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"  # Fovea itself, run from a checkout
+    return found
+
+
+def _site_round(site: SiteRound) -> SiteRoundEntry:
+    return SiteRoundEntry(
+        site=site.site,
+        outcome=site.outcome,
+        reason=site.reason,
+        num_examples=site.num_examples,
+        seconds=site.metrics.get(SECONDS),
+        metrics=_finite({k: v for k, v in site.metrics.items() if k != SECONDS}),
+        evaluation=_finite(site.evaluation),
+    )
+
+
+def _finite(metrics: Metrics) -> dict[str, float | None]:
+    return {name: finite_or_none(value) for name, value in metrics.items()}

@@ -1,0 +1,184 @@
+"""A run's diary: every round goes to MLflow and to pictures, the whole run to summary.json."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from common.config import RunConfig
+from common.config_file import config_digest
+from common.datasets.card import DataCard, card_from_dict
+from common.wire import SiteCard
+from server.app import RunResult
+from server.central_eval import CentralResult
+from server.entries import installed_versions, round_entry, site_entries, tasks_about
+from server.overlay_files import FOLDER, before_after_file, round_file, round_files
+from server.overlays import OverlayCase, OverlayMap, OverlayRow, draw_overlays, save_png
+from server.report import markdown, report_files, write_report
+from server.round_report import RoundReport
+from server.summary import SCHEMA_VERSION, RoundEntry, Summary, write_summary
+from server.tracking import Tracker
+
+CARDS_FOLDER = "data_cards"
+MODEL_FOLDER = "model"
+
+Seen = tuple[int, tuple[OverlayMap, ...]]  # a round and its maps, one per case
+
+
+class Journal:
+    """Records one run; give it to the rounds as their tracker, then call :meth:`finish`."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        out: Path,
+        tracker: Tracker,
+        cases: Mapping[str, Sequence[OverlayCase]],
+        reference_cards: Mapping[str, DataCard],
+        started_at: datetime,
+    ) -> None:
+        """Record the configuration and the reference sets.
+
+        Args:
+            config: The run's.
+            out: The run's folder.
+            tracker: Open.
+            cases: Per task, the pictures shown after every round.
+            reference_cards: Per task, the reference set's data card.
+            started_at: When the run began, with its time zone.
+        """
+        self._config = config
+        self._out = out
+        self._tracker = tracker
+        self._cases = cases
+        self._started_at = started_at.astimezone(UTC)
+        self._rounds: list[RoundEntry] = []
+        self._first: dict[str, Seen] = {}
+        self._last: dict[str, Seen] = {}
+        # A folder that is used again must not show the pictures of the run before.
+        for task in config.tasks:
+            for path in (*round_files(out, task).values(), before_after_file(out, task)):
+                path.unlink(missing_ok=True)
+        tracker.log_config(config, out=out)
+        for task, card in reference_cards.items():
+            self._keep_card(f"reference-{task}", card)
+
+    def run_started(self, cards: Mapping[str, SiteCard]) -> None:
+        """Record the data cards of the sites that are there."""
+        for site, card in cards.items():
+            self._keep_card(site, card_from_dict(json.loads(card.data_card_json)))
+
+    def round_finished(self, report: RoundReport[CentralResult]) -> None:
+        """Record a round's numbers and draw what its model sees."""
+        entry = round_entry(report)
+        self._rounds.append(entry)
+        self._tracker.log_round(entry)
+        if report.central is not None:
+            for task, maps in report.central.overlays.items():
+                self._draw_round(task, report.server_round, maps)
+
+    def keep(self, path: Path, *, folder: str = "") -> None:
+        """Track a file of the run's folder that someone else has written."""
+        self._tracker.log_file(path, folder=folder)
+
+    def finish(self, result: RunResult) -> Summary:
+        """Write report, pages and summary.json, hand model and pages to MLflow, and close."""
+        for task in self._config.tasks:
+            self._draw_before_after(task)
+        for path in (result.files.best, result.files.last):
+            if path.exists():
+                self.keep(path, folder=MODEL_FOLDER)
+        self.keep(self._write_model_card(result), folder=MODEL_FOLDER)
+        summary = self._summary(result)
+        for path in write_report(summary, self._out).values():
+            self.keep(path)
+        self.keep(write_summary(summary, self._out))
+        self._tracker.describe(markdown(summary))
+        self._tracker.log_tag("fovea.verdict", str(summary.verdict))
+        tracking = self._tracker.close()
+        if tracking != summary.tracking:
+            # MLflow went away, or came back, while the last files were handed over.
+            summary = summary.model_copy(update={"tracking": tracking})
+            write_summary(summary, self._out)
+        return summary
+
+    def abandon(self) -> None:
+        """Close the MLflow run of a run that broke off, as failed."""
+        self._tracker.close("FAILED")
+
+    def _summary(self, result: RunResult) -> Summary:
+        found = {
+            f"{FOLDER}: {task}": before_after_file(self._out, task) for task in self._config.tasks
+        }
+        found |= {"best model": result.files.best, "last model": result.files.last}
+        files = {what: path for what, path in found.items() if path.exists()}
+        files |= report_files(self._out)
+        return Summary(
+            schema_version=SCHEMA_VERSION,
+            name=self._config.name,
+            run=result.run,
+            verdict=result.verdict.status,
+            reasons=result.verdict.reasons,
+            started_at=self._started_at.isoformat(timespec="seconds"),
+            wall_s=(datetime.now(UTC) - self._started_at).total_seconds(),
+            seed=self._config.seed,
+            config_digest=config_digest(self._config),
+            versions=installed_versions(),
+            tasks=tasks_about(self._config),
+            sites=site_entries(self._config, result.cards),
+            best_round=result.best_round,
+            rounds=tuple(self._rounds),
+            tracking=self._tracker.entry(),
+            files={name: path.relative_to(self._out).as_posix() for name, path in files.items()},
+        )
+
+    def _draw_round(self, task: str, server_round: int, maps: tuple[OverlayMap, ...]) -> None:
+        if not maps:
+            return
+        self._first.setdefault(task, (server_round, maps))
+        self._last[task] = (server_round, maps)
+        path = round_file(self._out, task, server_round)
+        self._draw(path, task, [self._last[task]], what=_when(server_round))
+        self._tracker.log_picture(path, key=f"{FOLDER}/{task}", step=server_round)
+
+    def _draw_before_after(self, task: str) -> None:
+        if task not in self._first or self._first[task][0] == self._last[task][0]:
+            return
+        path = before_after_file(self._out, task)
+        self._draw(path, task, [self._first[task], self._last[task]], what="before and after")
+        self._tracker.log_file(path, folder=f"{FOLDER}/{task}")
+
+    def _draw(self, path: Path, task: str, seen: Sequence[Seen], *, what: str) -> None:
+        rows = [OverlayRow(title=f"map {_when(n)}", maps=maps) for n, maps in seen]
+        title = f"{self._config.task(task).title}: {what}"
+        save_png(draw_overlays(self._cases[task], rows, title=title), path)
+
+    def _keep_card(self, name: str, card: DataCard) -> None:
+        folder = self._out / CARDS_FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        for ending, text in ((".json", card.as_json()), (".md", card.as_table())):
+            path = folder / f"{name}{ending}"
+            path.write_text(text, encoding="utf-8")
+            self.keep(path, folder=CARDS_FOLDER)
+
+    def _write_model_card(self, result: RunResult) -> Path:
+        """Write what is needed, beside the weights, to build the network again."""
+        path = self._out / MODEL_FOLDER / "config.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        card = {
+            "run": result.run,
+            "config_digest": config_digest(self._config),
+            "best_round": result.best_round,
+            "rounds": result.rounds_done,
+            "seed": self._config.seed,
+            "image_size_px": self._config.data.image_size_px,
+            "tasks": {name: list(task.labels) for name, task in self._config.task_table().items()},
+            "model": self._config.model.model_dump(mode="json"),
+        }
+        path.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+        return path
+
+
+def _when(server_round: int) -> str:
+    return "before training" if server_round == 0 else f"after round {server_round}"

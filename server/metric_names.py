@@ -1,0 +1,80 @@
+"""The names under which a round's numbers are tracked: part of set, task, class and site.
+
+``central/chestx/Nodule/auroc`` with ``.low`` and ``.high`` beside it in the same group. A dot and
+not a slash: a slash would open a group of its own for every metric in MLflow's charts.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+
+from server.participation import Outcome
+from server.summary import Estimates, LocalisationEntry, RoundEntry, TaskEntry
+
+SUPPORT = ("support", "positives", "positive_patients")
+NOT_ALLOWED = re.compile(r"[^\w\-. :/]", re.ASCII)  # of MLflow's metric and parameter names
+
+
+def round_metrics(entry: RoundEntry) -> dict[str, float]:
+    """Return every defined number of a round by its tracked name."""
+    named: dict[str, float | None] = {
+        "round/wall_s": entry.wall_s,
+        "round/score": entry.score,
+        "round/sites": len(entry.sites),
+    }
+    for outcome in Outcome:
+        named[f"round/{outcome}"] = sum(site.outcome is outcome for site in entry.sites)
+    for task, measured in entry.central.items():
+        named |= dict(_task(f"central/{task}", measured))
+    for site in entry.sites:
+        place = f"site/{site.site}"
+        named[f"{place}/answered"] = site.outcome is Outcome.ANSWERED
+        named |= {f"{place}/num_examples": site.num_examples, f"{place}/seconds": site.seconds}
+        named |= {f"{place}/{name}": value for name, value in site.metrics.items()}
+        named |= {f"federated/{site.site}/{name}": v for name, v in site.evaluation.items()}
+    return {valid_name(name): float(value) for name, value in named.items() if value is not None}
+
+
+def valid_name(name: str) -> str:
+    """Return a name that MLflow accepts: ``grade>=2`` becomes ``grade_ge_2``."""
+    return NOT_ALLOWED.sub("_", name.replace(">=", "_ge_"))
+
+
+def _task(place: str, entry: TaskEntry) -> Iterator[tuple[str, float | None]]:
+    yield f"{place}/score", entry.score
+    yield f"{place}/pictures", entry.pictures
+    for part, value in entry.loss.items():
+        yield f"{place}/loss/{part}", value
+    classification = entry.classification
+    yield from _group(place, {**classification.average, **classification.grades})
+    yield from _group(f"{place}/supported", classification.supported_average)
+    for name, estimates in classification.per_class.items():
+        yield from _group(f"{place}/{name}", estimates)
+    for name, value in classification.baseline.items():
+        yield f"{place}/majority/{name}", value
+    yield from _localisation(place, entry.localisation)
+
+
+def _localisation(place: str, entry: LocalisationEntry) -> Iterator[tuple[str, float | None]]:
+    yield from _group(f"{place}/localisation", entry.average)
+    yield from _group(f"{place}/localisation/class_average", entry.class_average)
+    for name, estimates in entry.per_class.items():
+        yield from _group(f"{place}/localisation/{name}", estimates)
+    yield f"{place}/localisation/maps_without_evidence", entry.maps_without_positive_evidence
+    yield f"{place}/localisation/cases_without_roi", entry.cases_without_roi
+
+
+def _group(place: str, estimates: Estimates) -> Iterator[tuple[str, float | None]]:
+    """Yield values, intervals and chance, and the support once: it is one for a whole group."""
+    for metric, estimate in estimates.items():
+        yield f"{place}/{metric}", estimate.value
+        yield f"{place}/{metric}.low", estimate.low
+        yield f"{place}/{metric}.high", estimate.high
+        yield f"{place}/{metric}.chance", estimate.chance
+    for field in SUPPORT:
+        counts: Mapping[str, float | None] = {m: getattr(e, field) for m, e in estimates.items()}
+        same = set(counts.values())
+        if len(same) == 1:
+            yield f"{place}/{field}", same.pop()
+        else:
+            for metric, count in counts.items():
+                yield f"{place}/{metric}.{field}", count

@@ -1,0 +1,196 @@
+"""Every shard of a simulated federation: the sites' and the reference sets', from the YAML alone.
+
+In a real federation each hospital prepares its own; here one machine holds all of them, and can
+therefore check that no patient is in two places.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.config import FileSource, PoolSource, RunConfig
+from common.config_file import LoadedConfig
+from common.datasets.partition import partition, scan_duplicates
+from common.datasets.prepare import prepare_shard
+from common.datasets.record import Source
+from common.datasets.shard import Shard
+from common.datasets.sources import OWN_PATIENT, open_source
+from common.datasets.views import JoinedSource
+from common.errors import ConfigError, DataError
+from common.seed import derive_seed
+
+READERS = min(8, os.cpu_count() or 1)  # threads; decoding and resizing release the interpreter
+REFERENCE = "reference-"  # before a task's name, where sites have their own
+
+# Told what is being read, how many pictures are done and how many there are.
+Watch = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The prepared shards of a run, and where the sites' lie."""
+
+    sites: Mapping[str, Shard]
+    site_folders: Mapping[str, Path]
+    reference: Mapping[str, Shard]  # by task
+
+
+def prepare_shards(
+    loaded: LoadedConfig, *, data_root: Path | None, out: Path, watch: Watch
+) -> Shards:
+    """Prepare or reopen every shard of a run below ``out/shards``.
+
+    Raises:
+        ConfigError: A source names an unknown pool, or a pool of another task, or needs ``--data``.
+        DataError: A source cannot be read, or a patient is in two places.
+    """
+    config = loaded.run
+    sources = open_sources(loaded, data_root=data_root, watch=watch)
+    _no_patient_twice(sources, _tasks_by_place(config))
+    sites, folders, reference = {}, {}, {}
+    for site in config.sites:
+        folders[site.name] = out / "shards" / site.name
+        with _naming(site.name):
+            sites[site.name] = prepare_shard(
+                sources[site.name],
+                task=config.task(site.task),
+                parts=config.data.split.model_dump(),
+                data=config.data,
+                seed=derive_seed(config.seed, "split", site.name),
+                out=folders[site.name],
+                progress=_watched(watch, site.name),
+                workers=READERS,
+            )
+    for task in config.tasks:
+        name = REFERENCE + task
+        with _naming(name):
+            reference[task] = prepare_shard(
+                sources[name],
+                task=config.task(task),
+                parts=config.data.reference_split.model_dump(),
+                data=config.data,
+                seed=derive_seed(config.seed, "split", name),
+                out=out / "shards" / name,
+                progress=_watched(watch, name),
+                workers=READERS,
+            )
+    return Shards(sites=sites, site_folders=folders, reference=reference)
+
+
+def open_sources(
+    loaded: LoadedConfig, *, data_root: Path | None, watch: Watch
+) -> dict[str, Source]:
+    """Open the source of every site and, as ``reference-<task>``, of every reference set."""
+    config = loaded.run
+    for site in config.sites:
+        if site.name.startswith(REFERENCE):
+            raise ConfigError(
+                f"site {site.name}: names that begin with {REFERENCE!r} are those of reference "
+                "sets. Choose another."
+            )
+    wanted = {REFERENCE + task: (task, config.reference[task].source) for task in config.tasks}
+    wanted |= {site.name: (site.task, site.source) for site in config.sites}
+    opened: dict[str, Source] = {}
+    shares: dict[str, dict[str, float]] = {}
+    for name, (task, source) in wanted.items():
+        if isinstance(source, PoolSource):
+            _check_pool(config, name, task, source)
+            shares.setdefault(source.pool, {})[name] = source.share
+        else:
+            opened[name] = _open(loaded, source, task=task, site=name, data_root=data_root)
+    for pool, parts in shares.items():
+        opened |= _share_out(loaded, pool, parts, data_root=data_root, watch=watch)
+    return opened
+
+
+def _share_out(
+    loaded: LoadedConfig,
+    name: str,
+    shares: Mapping[str, float],
+    *,
+    data_root: Path | None,
+    watch: Watch,
+) -> Mapping[str, Source]:
+    config, pool = loaded.run, loaded.run.data.pools[name]
+    joined = JoinedSource(
+        tuple(
+            _open(loaded, source, task=pool.task, site=name, data_root=data_root)
+            for source in pool.sources
+        )
+    )
+    found = scan_duplicates(
+        joined, config=config.data.duplicates, progress=_watched(watch, f"pool {name}")
+    )
+    seed = derive_seed(config.seed, "pool", name)
+    return partition(joined, duplicates=found, shares=shares, seed=seed)
+
+
+def _open(
+    loaded: LoadedConfig, source: FileSource, *, task: str, site: str, data_root: Path | None
+) -> Source:
+    if data_root is None and source.kind != "phantom":
+        raise ConfigError(
+            f"{loaded.path.name}: source {source.kind!r} of {site} reads files. "
+            "Say where they lie with --data FOLDER."
+        )
+    if data_root is not None and not data_root.is_dir():
+        raise DataError(f"--data {data_root}: no such folder. Give the folder of the pictures.")
+    with _naming(site):
+        return open_source(
+            source,
+            task=loaded.run.task(task),
+            data_root=(data_root or loaded.root).resolve(),
+            config_root=loaded.root,
+            site=site,
+            seed=loaded.run.seed,
+        )
+
+
+def _check_pool(config: RunConfig, name: str, task: str, source: PoolSource) -> None:
+    pools = config.data.pools
+    if source.pool not in pools:
+        known = ", ".join(pools) or "none"
+        raise ConfigError(f"{name}: there is no pool {source.pool!r} in data.pools (has: {known}).")
+    if pools[source.pool].task != task:
+        raise ConfigError(
+            f"{name} is of task {task}, its pool {source.pool!r} of {pools[source.pool].task}. "
+            "Name a pool of the same task."
+        )
+
+
+def _tasks_by_place(config: RunConfig) -> dict[str, str]:
+    places = {REFERENCE + task: task for task in config.tasks}
+    return places | {site.name: site.task for site in config.sites}
+
+
+def _no_patient_twice(sources: Mapping[str, Source], tasks: Mapping[str, str]) -> None:
+    """Raise DataError when a patient, or a picture without one, is at two places of one task."""
+    place_of: dict[tuple[str, str], str] = {}
+    for place, source in sources.items():
+        patients = {source.patient(index) for index in range(len(source))}
+        for patient in patients:
+            other = place_of.setdefault((tasks[place], patient), place)
+            if other != place:
+                whom = "picture" if patient.startswith(OWN_PATIENT) else "patient"
+                raise DataError(
+                    f"{other} and {place} share a {whom}. Take both from one pool of data.pools, "
+                    "which is divided by patient."
+                )
+
+
+@contextmanager
+def _naming(place: str) -> Iterator[None]:
+    """Say in an error on data where it was."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{place}: {error}") from error
+
+
+def _watched(watch: Watch, name: str) -> Callable[[int, int], None]:
+    def told(done: int, total: int) -> None:
+        watch(name, done, total)
+
+    return told

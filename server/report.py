@@ -1,0 +1,153 @@
+"""What a reviewer reads at the end of a run: a table in the terminal, report.md, index.html."""
+
+from pathlib import Path
+
+from rich import box
+from rich.console import Console, JustifyMethod
+from rich.table import Table
+from rich.text import Text
+
+from server.comparison import (
+    Row,
+    averaged_classes,
+    count,
+    interval,
+    number,
+    remarks,
+    site_rows,
+    task_rows,
+)
+from server.curves import draw_curves
+from server.page import PAGE_FILE, write_page
+from server.participation import Status
+from server.summary import Summary
+
+CURVES_FILE = "curves.png"
+MARKDOWN_FILE = "report.md"
+
+STATUS_STYLE = {Status.COMPLETE: "bold green", Status.PARTIAL: "bold yellow"}
+MARK = {"better": "▲", "worse": "▼", "unclear": "≈"}
+STYLE = {"better": "green", "worse": "red", "unclear": ""}
+COLUMNS = {  # name → width
+    "Measure": 23,
+    "Baseline": 8,
+    "Before": 6,
+    "After": 6,
+    "95 % interval": 14,
+    "Pictures": 8,
+    "Patients": 8,
+}
+
+
+def report_files(out: Path) -> dict[str, Path]:
+    """Return where a run's report lies, by what each file is."""
+    return {
+        "curves": out / CURVES_FILE,
+        "report": out / MARKDOWN_FILE,
+        "page": out / PAGE_FILE,
+    }
+
+
+def write_report(summary: Summary, out: Path) -> dict[str, Path]:
+    """Write the curves and the pages of a run into its folder; returns what each file is."""
+    files = report_files(out)
+    draw_curves(summary, files["curves"])
+    files["report"].write_text(markdown(summary), encoding="utf-8")
+    write_page(summary, out, curves=CURVES_FILE)
+    return files
+
+
+def render_table(summary: Summary, console: Console) -> None:
+    """Print the closing table, what is not clearly learned, and why a run is not complete."""
+    last = max((r.round for r in summary.rounds), default=0)
+    console.print(Text(f"{summary.name}: before training → round {last}", style="bold"))
+    for task, about in summary.tasks.items():
+        console.print()
+        console.print(Text.assemble((about.title, "bold"), _over(summary, task)))
+        console.print(_table(summary, task))
+    console.print()
+    console.print(LEGEND, style="dim", highlight=False)
+    for sentence in remarks(summary):
+        console.print(Text(f"≈ {sentence}", style="yellow"))
+    style = STATUS_STYLE.get(summary.verdict, "bold red")
+    console.print(Text.assemble((summary.verdict, style), f" in {summary.wall_s:.0f} s"))
+    for reason in summary.reasons:
+        console.print(Text(f"  {reason}"))
+    if not summary.tracking.is_complete:
+        lacking = f"MLflow lacks a part of this run: {summary.tracking.unsent} holds it."
+        console.print(Text(lacking, style="yellow"))
+
+
+LEGEND = (
+    "Baseline: the commonest answer for classification, the same map laid down at random for "
+    "localisation. ▲ the whole interval lies above it, ▼ below it, ≈ cannot be told. "
+    "Patients: those with a positive picture."
+)
+
+
+def markdown(summary: Summary) -> str:
+    """Return the report as Markdown."""
+    parts = [
+        f"# {summary.name}: {summary.verdict}",
+        f"{len(summary.sites)} sites, {_trained_rounds(summary)} rounds, "
+        f"{summary.wall_s:.0f} s, seed {summary.seed}. Started {summary.started_at}.",
+        *[f"- {reason}" for reason in summary.reasons],
+        "## Before and after",
+        *_markdown_tables(summary),
+        LEGEND,
+        *[f"- {sentence}" for sentence in remarks(summary)],
+        "## Sites",
+        *_site_lines(summary),
+        "## Pictures",
+        *[f"![{name}]({path})" for name, path in summary.files.items() if path.endswith(".png")],
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(summary: Summary, task: str) -> Table:
+    # No padding, no edge: it fits a terminal of 80 columns.
+    table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+    for column, width in COLUMNS.items():
+        justify: JustifyMethod = "left" if column == "Measure" else "right"
+        table.add_column(column, justify=justify, no_wrap=True, min_width=width)
+    for row in task_rows(summary, task):
+        table.add_row(*_cells(row), style=STYLE[row.standing])
+    return table
+
+
+def _over(summary: Summary, task: str) -> str:
+    classes = averaged_classes(summary, task)
+    return f" · {classes}" if classes else ""
+
+
+def _markdown_tables(summary: Summary) -> list[str]:
+    blocks = []
+    for task, about in summary.tasks.items():
+        lines = ["| " + " | ".join(COLUMNS) + " |", "|---" + "|---:" * (len(COLUMNS) - 1) + "|"]
+        lines += ["| " + " | ".join(_cells(row)) + " |" for row in task_rows(summary, task)]
+        blocks += [f"**{about.title}**{_over(summary, task)}", "\n".join(lines)]
+    return blocks
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    """Return a row's cells in the order of COLUMNS."""
+    before, after = row.before, row.after
+    return (
+        row.measure,
+        number(row.baseline),
+        number(None if before is None else before.value),
+        number(None if after is None else after.value),
+        f"{interval(after)} {MARK[row.standing]}",
+        count(None if after is None else after.support),
+        count(None if after is None else after.positive_patients),
+    )
+
+
+def _site_lines(summary: Summary) -> list[str]:
+    lines = ["| Site | Task | Training pictures | Rounds answered |", "|---|---|---|---|"]
+    lines += [f"| {r.site} | {r.task} | {r.pictures} | {r.rounds} |" for r in site_rows(summary)]
+    return ["\n".join(lines)]
+
+
+def _trained_rounds(summary: Summary) -> int:
+    return sum(r.round > 0 for r in summary.rounds)

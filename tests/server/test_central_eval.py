@@ -1,0 +1,299 @@
+"""The global model on the reference sets, and the diary that a run keeps of it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+
+from common.config import PhantomSource, RunConfig
+from common.config_file import load_config
+from common.datasets.phantom_source import open_phantom
+from common.datasets.prepare import prepare_shard
+from common.datasets.shard import Shard
+from common.errors import ConfigError
+from common.model.arrays import array_names, read_arrays
+from common.model.network import Network, build_network
+from common.wire import Arrays, SiteCard
+from server.app import RunResult
+from server.central_eval import PART, CentralEvaluation
+from server.checkpoint import ModelFiles, save_model
+from server.journal import Journal
+from server.overlay_cases import choose_cases
+from server.overlay_files import round_file, round_files
+from server.overlays import save_png
+from server.participation import Outcome, Status, Verdict
+from server.round_report import RoundReport, SiteRound
+from server.summary import Summary, read_summary
+from server.tracking import start_tracking
+
+TASKS = ("chestx", "retina")
+
+
+@pytest.fixture(scope="module")
+def config() -> RunConfig:
+    overrides = [
+        "evaluation.bootstrap_replicates=100",
+        "evaluation.min_positive_patients=5",
+        "evaluation.overlays_per_task=4",
+    ]
+    whole = load_config(Path("configs/experiments/demo.yaml"), overrides).run
+    two_tasks = whole.model_dump()
+    two_tasks["tasks"] = {name: two_tasks["tasks"][name] for name in TASKS}
+    two_tasks["reference"] = {name: two_tasks["reference"][name] for name in TASKS}
+    two_tasks["sites"] = [site for site in two_tasks["sites"] if site["task"] in TASKS]
+    return RunConfig.model_validate(two_tasks)
+
+
+@pytest.fixture(scope="module")
+def shards(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Shard]:
+    source = PhantomSource(
+        kind="phantom",
+        patients=40,
+        pictures_per_patient=1,
+        scanner_strength=0.0,
+        lesion_contrast=1.5,
+        roi_fraction=1.0,
+        marker_agreement=None,
+        prevalence=None,
+    )
+    folder = tmp_path_factory.mktemp("reference")
+    return {
+        name: prepare_shard(
+            open_phantom(source, task=config.task(name), site="reference", seed=1),
+            task=config.task(name),
+            parts=config.data.reference_split.model_dump(),
+            data=config.data,
+            seed=1,
+            out=folder / name,
+        )
+        for name in TASKS
+    }
+
+
+@pytest.fixture(scope="module")
+def network(config: RunConfig) -> Network:
+    return build_network(config.model, config.task_table(), seed=3)
+
+
+@pytest.fixture(scope="module")
+def arrays(network: Network) -> Arrays:
+    return read_arrays(network, array_names(network))
+
+
+@pytest.fixture(scope="module")
+def evaluation(config: RunConfig, shards: Mapping[str, Shard]) -> CentralEvaluation:
+    other = build_network(config.model, config.task_table(), seed=99)
+    return CentralEvaluation(config, other, shards)
+
+
+def test_every_task_is_measured_on_its_selection_part(
+    evaluation: CentralEvaluation, arrays: Arrays, shards: Mapping[str, Shard]
+) -> None:
+    result = evaluation(arrays, 0)
+    assert set(result.reports) == set(TASKS)
+    assert result.reports["chestx"].pictures == len(shards["chestx"].indices("selection"))
+
+
+def test_the_score_is_the_mean_over_tasks(evaluation: CentralEvaluation, arrays: Arrays) -> None:
+    result = evaluation(arrays, 0)
+    scores = [report.score for report in result.reports.values()]
+    assert result.score == pytest.approx(np.mean([s for s in scores if s is not None]))
+
+
+def test_the_score_of_a_diverged_model_is_unknown(
+    evaluation: CentralEvaluation, arrays: Arrays
+) -> None:
+    diverged = {
+        name: np.full_like(a, np.nan) if name.startswith("heads.chestx") else a
+        for name, a in arrays.items()
+    }
+    assert evaluation(diverged, 1).score is None
+
+
+def test_the_arrays_decide_and_not_what_was_measured_before(
+    evaluation: CentralEvaluation, arrays: Arrays
+) -> None:
+    first = evaluation(arrays, 0)
+    evaluation({name: np.zeros_like(a) for name, a in arrays.items()}, 1)
+    again = evaluation(arrays, 2)
+    assert first.reports["retina"].loss == again.reports["retina"].loss
+    assert first.score == again.score
+
+
+def test_the_gate_s_pictures_decide_nothing(
+    config: RunConfig, shards: Mapping[str, Shard], network: Network, arrays: Arrays
+) -> None:
+    plain = CentralEvaluation(config, network, shards)(arrays, 0)
+    spoilt = {}
+    for name, shard in shards.items():
+        images = np.array(shard.images)
+        images[shard.indices("gate")] = 0
+        images[shard.indices("calibration")] = 0
+        spoilt[name] = replace(shard, images=images)
+    assert CentralEvaluation(config, network, spoilt)(arrays, 0).score == plain.score
+
+
+def test_a_task_without_reference_set_is_refused(
+    config: RunConfig, shards: Mapping[str, Shard], network: Network
+) -> None:
+    with pytest.raises(ConfigError, match="no reference set for task retina"):
+        CentralEvaluation(config, network, {"chestx": shards["chestx"]})
+
+
+def test_cases_are_outlined_positives_of_different_patients_and_a_negative(
+    config: RunConfig, shards: Mapping[str, Shard]
+) -> None:
+    shard, task = shards["chestx"], config.task("chestx")
+    chosen = choose_cases(shard, PART, task=task, count=4)
+    targets = [float(shard.targets[choice.index, choice.logit]) for choice in chosen]
+    assert targets == [1, 1, 1, 0]
+    assert [choice.logit for choice in chosen[:3]] == [0, 1, 2]
+    assert len({int(shard.patients[choice.index]) for choice in chosen}) == 4
+    assert {choice.index for choice in chosen} <= set(shard.indices(PART).tolist())
+
+
+def test_no_cases_are_chosen_when_none_are_wanted(
+    config: RunConfig, shards: Mapping[str, Shard]
+) -> None:
+    assert choose_cases(shards["chestx"], PART, task=config.task("chestx"), count=0) == ()
+
+
+def test_maps_of_the_cases_are_shares_of_one(evaluation: CentralEvaluation, arrays: Arrays) -> None:
+    for maps in evaluation(arrays, 0).overlays.values():
+        assert len(maps) == 4
+        for seen in maps:
+            total = float(seen.saliency.sum())
+            assert seen.saliency.min() >= 0
+            assert total == pytest.approx(1.0, abs=1e-5) or total == 0.0
+
+
+@pytest.fixture(scope="module")
+def journey(
+    config: RunConfig,
+    shards: Mapping[str, Shard],
+    evaluation: CentralEvaluation,
+    arrays: Arrays,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, Summary]:
+    """A run of one round from its first entry to its summary."""
+    out = tmp_path_factory.mktemp("run")
+    save_png(np.zeros((4, 4, 3), np.uint8), round_file(out, "chestx", 7))  # of an earlier run
+    journal = Journal(
+        config,
+        out=out,
+        tracker=start_tracking(config, out=out, tags={}),
+        cases=evaluation.cases(),
+        reference_cards={name: shard.card for name, shard in shards.items()},
+        started_at=datetime.now(UTC),
+    )
+    card = json.dumps(shards["chestx"].card.as_dict())
+    cards = {"north": SiteCard("north", "chestx", 30, 4, card)}
+    journal.run_started(cards)
+    site = SiteRound(
+        site="north",
+        task="chestx",
+        outcome=Outcome.ANSWERED,
+        reason="",
+        num_examples=30,
+        metrics={"total": 0.9, "seconds": 1.0},
+        evaluation={"auroc": 0.6},
+    )
+    for number in (0, 1):
+        report = RoundReport(
+            server_round=number,
+            sites=(site,) if number else (),
+            changed_model=bool(number),
+            central=evaluation(arrays, number),
+            is_best=True,
+            model=arrays,
+            wall_s=1.0,
+        )
+        journal.round_finished(report)
+    files = ModelFiles(out / "model")
+    for path in (files.best, files.last):
+        save_model(path, arrays, run="demo-1", server_round=1)
+    result = RunResult(
+        run="demo-1",
+        verdict=Verdict(Status.PARTIAL, ("site valley did not answer in round 1.",)),
+        cards=cards,
+        participation=(),
+        rounds_done=1,
+        best_round=1,
+        best_score=0.6,
+        files=files,
+        wall_s=2.0,
+    )
+    return out, journal.finish(result)
+
+
+def test_the_summary_on_disk_is_the_one_returned(journey: tuple[Path, Summary]) -> None:
+    out, summary = journey
+    assert read_summary(out / "summary.json") == summary
+
+
+def test_the_summary_has_every_round_task_and_site(journey: tuple[Path, Summary]) -> None:
+    _, summary = journey
+    assert [entry.round for entry in summary.rounds] == [0, 1]
+    assert set(summary.rounds[1].central) == set(TASKS)
+    assert {site.name: site.num_examples for site in summary.sites} == {
+        "north": 30,
+        "harbour": None,
+        "valley": None,
+    }
+    assert summary.rounds[1].sites[0].seconds == 1.0
+    assert summary.rounds[1].sites[0].metrics == {"total": 0.9}
+    assert summary.verdict is Status.PARTIAL
+    assert summary.tracking.is_complete
+
+
+def test_every_file_the_summary_names_is_there(journey: tuple[Path, Summary]) -> None:
+    out, summary = journey
+    assert {"best model", "page", "report", "curves", "overlays: chestx"} <= set(summary.files)
+    assert all((out / path).is_file() for path in summary.files.values())
+
+
+def test_pictures_of_an_earlier_run_in_the_folder_are_gone(journey: tuple[Path, Summary]) -> None:
+    out, _ = journey
+    assert list(round_files(out, "chestx")) == [0, 1]
+
+
+def test_mlflow_has_metrics_pictures_model_and_data_cards(journey: tuple[Path, Summary]) -> None:
+    out, summary = journey
+    client = MlflowClient(tracking_uri=f"sqlite:///{out / 'mlflow.db'}")
+    run = client.get_run(summary.tracking.run_id)
+    history = client.get_metric_history(run.info.run_id, "central/retina/auroc")
+    assert [metric.step for metric in history] == [0, 1]
+    assert run.data.metrics["site/north/total"] == 0.9
+    assert run.data.metrics["federated/north/auroc"] == 0.6
+    assert run.data.tags["mlflow.note.content"].startswith("# demo: PARTIAL")
+    root = out / "mlartifacts" / run.info.run_id / "artifacts"
+    kept = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+    assert {
+        "data_cards/reference-retina.json",
+        "data_cards/north.md",
+        "model/best.safetensors",
+        "model/config.json",
+        "summary.json",
+        "index.html",
+        "report.md",
+        "overlays/chestx/before_after.png",
+    } <= kept
+    steps = sorted(
+        name.split("+")[2] for name in kept if name.startswith("images/") and "png" in name
+    )
+    assert steps == ["0", "0", "1", "1"]
+
+
+def test_the_model_s_config_is_enough_to_build_its_network(
+    journey: tuple[Path, Summary], config: RunConfig
+) -> None:
+    out, _ = journey
+    card = json.loads((out / "model" / "config.json").read_text())
+    rebuilt = type(config.model).model_validate(card["model"])
+    assert rebuilt == config.model
+    assert card["tasks"] == {name: list(config.task(name).labels) for name in TASKS}

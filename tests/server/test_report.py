@@ -1,0 +1,164 @@
+"""The closing table, report.md, index.html and the pictures of a run."""
+
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from server.comparison import remarks, site_rows, task_rows
+from server.overlay_files import before_after_file, round_file, round_files
+from server.overlays import save_png
+from server.report import markdown, render_table, write_report
+from server.summary import Summary
+
+MakeSummary = Callable[..., Summary]
+
+
+def printed(summary: Summary, *, width: int = 80) -> str:
+    console = Console(file=StringIO(), width=width, color_system=None)
+    render_table(summary, console)
+    assert isinstance(console.file, StringIO)
+    return console.file.getvalue()
+
+
+def test_the_table_shows_before_after_interval_baseline_and_support(
+    make_summary: MakeSummary,
+) -> None:
+    summary = make_summary()
+    auroc = summary.rounds[-1].central["chestx"].classification.average["auroc"]
+    before = summary.rounds[0].central["chestx"].classification.average["auroc"]
+    line = next(line for line in printed(summary).splitlines() if line.startswith("AUROC"))
+    assert line.split() == [
+        "AUROC",
+        "0.500",
+        f"{before.value:.3f}",
+        f"{auroc.value:.3f}",
+        f"{auroc.low:.3f}–{auroc.high:.3f}",
+        "▲",
+        "120",
+        str(auroc.positive_patients),
+    ]
+
+
+def test_the_table_fits_a_terminal_of_80_columns_uncut(make_summary: MakeSummary) -> None:
+    assert "…" not in printed(make_summary())
+
+
+def test_the_table_ends_with_the_verdict_and_its_reasons(make_summary: MakeSummary) -> None:
+    text = printed(make_summary())
+    assert "PARTIAL in 12 s" in text
+    assert "site harbour refused in round 1: not today." in text
+
+
+def test_the_table_says_when_mlflow_lacks_a_part_of_the_run(make_summary: MakeSummary) -> None:
+    summary = make_summary()
+    lost = summary.tracking.model_copy(update={"is_complete": False, "unsent": "unsent.jsonl"})
+    text = printed(summary.model_copy(update={"tracking": lost}))
+    assert "MLflow lacks a part of this run: unsent.jsonl holds it." in text
+
+
+def test_accuracy_stands_beside_that_of_the_commonest_answer(make_summary: MakeSummary) -> None:
+    summary = make_summary()
+    rows = {row.measure: row for row in task_rows(summary, "chestx")}
+    expected = summary.rounds[-1].central["chestx"].classification.baseline["accuracy"]
+    assert rows["Accuracy"].baseline == pytest.approx(expected)
+    assert rows["Map energy in lesion"].baseline == pytest.approx(0.1)
+
+
+def test_a_model_that_learned_nothing_is_said_to_be_no_better_than_the_baseline(
+    make_summary: MakeSummary,
+) -> None:
+    said = remarks(make_summary(skills=(0.0, 0.0)))
+    auroc = next(sentence for sentence in said if "AUROC" in sentence)
+    assert "includes the baseline; too little data, or nothing learned" in auroc
+
+
+def test_too_few_patients_are_said_once_with_every_measure_they_touch(
+    make_summary: MakeSummary,
+) -> None:
+    said = remarks(make_summary(pictures=24))
+    classification = [sentence for sentence in said if "AUROC" in sentence]
+    assert len(classification) == 1
+    assert "too little data to judge AUROC, accuracy, balanced accuracy" in classification[0]
+    assert re.search(r"no interval: \d+ positive patients, 20 needed", classification[0])
+
+
+def test_a_clear_success_needs_no_remark(make_summary: MakeSummary) -> None:
+    assert remarks(make_summary(skills=(0.0, 0.6))) == ()
+
+
+def test_a_run_that_was_never_evaluated_still_has_a_report(
+    make_summary: MakeSummary, tmp_path: Path
+) -> None:
+    summary = make_summary().model_copy(update={"rounds": ()})
+    write_report(summary, tmp_path)
+    assert "PARTIAL" in printed(summary)
+
+
+def test_sites_are_listed_with_pictures_and_rounds_answered(make_summary: MakeSummary) -> None:
+    north, harbour = site_rows(make_summary())
+    assert (north.pictures, north.rounds) == ("80", "1 of 1")
+    assert (harbour.pictures, harbour.rounds) == ("–", "0 of 1")
+
+
+def test_the_markdown_report_has_a_table_per_task_and_the_pictures(
+    make_summary: MakeSummary,
+) -> None:
+    text = markdown(make_summary())
+    assert "| AUROC | 0.500 |" in text
+    assert "![before and after](overlays/chestx/before_after.png)" in text
+
+
+class Sources(HTMLParser):
+    """Collects what a page loads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, _tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found += [value for name, value in attrs if name in {"src", "href"} and value]
+
+
+def test_the_page_loads_nothing_but_pictures_of_its_own_folder(
+    make_summary: MakeSummary, tmp_path: Path
+) -> None:
+    picture = np.zeros((4, 4, 3), np.uint8)
+    for path in (
+        round_file(tmp_path, "chestx", 0),
+        round_file(tmp_path, "chestx", 1),
+        before_after_file(tmp_path, "chestx"),
+    ):
+        save_png(picture, path)
+    files = write_report(make_summary(), tmp_path)
+    page = Sources()
+    page.feed(files["page"].read_text())
+    assert len(page.found) == 3
+    assert all((tmp_path / source).is_file() for source in page.found)
+
+
+def test_the_page_escapes_what_it_is_given(make_summary: MakeSummary, tmp_path: Path) -> None:
+    summary = make_summary().model_copy(update={"reasons": ("<script>alert(1)</script>",)})
+    page = write_report(summary, tmp_path)["page"].read_text()
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(1)" in page
+
+
+def test_curves_are_drawn(make_summary: MakeSummary, tmp_path: Path) -> None:
+    files = write_report(make_summary(skills=(0.0, 0.2, 0.4)), tmp_path)
+    with Image.open(files["curves"]) as picture:
+        assert picture.width > 1000
+        assert len(picture.convert("RGB").getcolors(1 << 20) or []) > 50
+
+
+def test_round_pictures_are_found_in_order(tmp_path: Path) -> None:
+    for number in (10, 2):
+        save_png(np.zeros((4, 4, 3), np.uint8), round_file(tmp_path, "chestx", number))
+    save_png(np.zeros((4, 4, 3), np.uint8), before_after_file(tmp_path, "chestx"))
+    assert list(round_files(tmp_path, "chestx")) == [2, 10]
