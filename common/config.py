@@ -112,6 +112,7 @@ class ManifestColumns(Section):
     roi_mask: str | None
     roi_boxes: str | None
     roi_kind: str | None
+    official_split: str | None  # only counted on the data card; Fovea splits by itself
 
 
 class ManifestSource(Section):
@@ -119,6 +120,7 @@ class ManifestSource(Section):
 
     kind: Literal["manifest"]
     table: str
+    images: str | None  # folder that picture names start from; None: the table's own
     columns: ManifestColumns
     where: Mapping[str, tuple[str, ...]]  # column → the values that belong to this source
     label_separator: str

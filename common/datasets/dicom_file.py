@@ -10,7 +10,8 @@ from pydicom.dataset import FileDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
-from common.datasets.image_file import quiet_readers, refuse_size
+from common.datasets.picture_size import refuse_size
+from common.datasets.quiet_readers import quiet_readers
 from common.datasets.window import window_to_8_bit
 from common.errors import DataError
 

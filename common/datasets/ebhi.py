@@ -60,6 +60,7 @@ def open_ebhi(
                         site=site,
                         targets=targets,
                         regions=(_region(mask, class_name=folder.name),),
+                        official_split=None,
                         row=row,
                     )
                 )

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import yaml
-
 from common.config import IdridSource
 from common.datasets.csv_table import read_csv
 from common.datasets.labels import LabelTable, LeftOut, load_label_table
@@ -18,6 +16,7 @@ from common.datasets.sources import (
 )
 from common.errors import ConfigError, DataError
 from common.tasks import Task
+from common.yaml_file import read_yaml
 
 TWINS = "labels/idrid_twins.yaml"
 
@@ -44,7 +43,8 @@ def open_idrid(
 ) -> FileSourceTable:
     """Read the official folders of IDRiD (Porwal et al. 2018, doi:10.3390/data3030025).
 
-    Both official parts (training and testing) are delivered. IDRiD names no patients: every picture
+    Both official parts (training and testing) are delivered, each named as the official split of
+    its pictures. IDRiD names no patients: every picture
     is its own. The segmentation part has no grades and its own numbering; a table of counterparts
     gives each picture the grade, and the patient, of the same eye in the grading part, so that a
     split by patient never parts the two. Pictures without a counterpart are counted exclusions.
@@ -78,7 +78,9 @@ def _graded(
             exclusions.append(Exclusion(MISSING_PICTURE, row, f"no {part}/{image.name}"))
         else:
             patient = _patient(part, name)
-            records.append(Record(image, patient, site, targets, regions=(), row=row))
+            records.append(
+                Record(image, patient, site, targets, regions=(), official_split=part, row=row)
+            )
     return records, exclusions
 
 
@@ -100,7 +102,8 @@ def _segmented(
         patient = _patient(*twin) if twin else OWN_PATIENT + row
         masks = root / SEGMENTATION / "2. All Segmentation Groundtruths" / image.parent.name
         regions = _regions(masks, image.stem)
-        records.append(Record(image, patient, site, targets, regions=regions, row=row))
+        official_split = image.parent.name
+        records.append(Record(image, patient, site, targets, regions, official_split, row))
     return records, exclusions
 
 
@@ -136,13 +139,16 @@ def _grades(root: Path) -> dict[Key, tuple[str, str]]:
 
 
 def _twins(path: Path) -> dict[str, Key]:
-    try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return {str(name): (str(part), str(twin)) for name, (part, twin) in loaded.items()}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError, ValueError) as error:
-        raise ConfigError(
-            f"{path}: must hold lines like IDRiD_01: [{TRAINING_SET!r}, IDRiD_102] ({error})."
-        ) from error
+    loaded = read_yaml(path)
+    twins: dict[str, Key] = {}
+    for name, value in loaded.items():
+        if not (isinstance(value, list) and len(value) == 2):
+            raise ConfigError(
+                f"{path}: {name}: expected a line like IDRiD_01: [{TRAINING_SET!r}, IDRiD_102], "
+                f"got {value!r}."
+            )
+        twins[name] = (str(value[0]), str(value[1]))
+    return twins
 
 
 def _folder(path: Path) -> Path:

@@ -1,8 +1,6 @@
 """Reads one picture from PNG, JPEG, TIFF or DICOM into 8-bit pixels."""
 
-import logging
 import struct
-import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from common.datasets.picture_size import refuse_size
+from common.datasets.quiet_readers import quiet_readers
 from common.datasets.window import window_to_8_bit
 from common.errors import DataError
 
 FORMATS = ("PNG", "JPEG", "TIFF")
-MAX_PIXELS = 100_000_000  # a decoded picture of 100 megapixels takes 300 MB; larger is an attack
 WIDE_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # more than 8 bits per grey value
 
 # What Pillow raises on broken files, beside its own errors, which derive from OSError.
@@ -74,33 +73,6 @@ def open_raster(path: Path) -> Iterator[Image.Image]:
             f"{path}: cannot be read as {', '.join(FORMATS)} or DICOM ({_said(error)}); "
             "copy the file again, convert it, or take its row out of the table."
         ) from error
-
-
-def refuse_size(path: Path, *, width: int, height: int) -> None:
-    """Raise DataError for a picture without pixels or with more than ``MAX_PIXELS``."""
-    if width < 1 or height < 1:
-        raise DataError(f"{path}: {width}x{height} pixels; take its row out of the table.")
-    if width * height > MAX_PIXELS:
-        raise DataError(
-            f"{path}: {width}x{height} pixels are more than the {MAX_PIXELS:,} permitted; "
-            "make it smaller (tiles of a slide, for instance)."
-        )
-
-
-@contextmanager
-def quiet_readers() -> Iterator[None]:
-    """Keep the picture libraries from warning and logging: their messages quote file contents."""
-    loggers = [logging.getLogger(name) for name in ("pydicom", "PIL")]
-    before = [logger.disabled for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.disabled = True
-        try:
-            yield
-        finally:
-            for logger, disabled in zip(loggers, before, strict=True):
-                logger.disabled = disabled
 
 
 def _raster_pixels(path: Path) -> NDArray[np.uint8]:

@@ -6,12 +6,13 @@ from math import isnan, nan
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from common.datasets.record import EVERY_POSITIVE_LABEL
 from common.errors import ConfigError
 from common.registry import unknown_name
 from common.tasks import TASKS, Task
+from common.yaml_file import read_yaml
 
 # Why a row's words give no target. The phrases are counted on the data card, so they name nothing.
 NO_LABEL = "no label"
@@ -39,6 +40,8 @@ class LabelTable(BaseModel):
     all_negative: list[str] = []  # multi-label only: words that deny every finding
     ignored: list[str] = []  # known words that say nothing about this task
     set_aside: list[str] = []  # a picture with one of these words is left out
+    # Multi-label only: the labels that a lesion region without a name outlines; None: every label.
+    masks_outline: list[str] | None = None
 
     def targets(self, words: Sequence[str], task: Task) -> tuple[float, ...] | LeftOut:
         """Return the target vector of a picture with these words, or why it has none.
@@ -74,6 +77,22 @@ class LabelTable(BaseModel):
         label = self.words.get(word)
         return task.labels.index(label) if label in task.labels else None
 
+    def logits_of_mask(self, target: Sequence[float], task: Task) -> tuple[int, ...]:
+        """Return what a lesion region without a name explains in a picture with this target.
+
+        One region is due per value: a logit, or EVERY_POSITIVE_LABEL. There is none where the
+        region outlines only findings that the run does not ask about or the picture does not show.
+        """
+        if task.kind != "multi-label":
+            return (0,)
+        if self.masks_outline is None:
+            return (EVERY_POSITIVE_LABEL,)
+        return tuple(
+            logit
+            for logit, (label, value) in enumerate(zip(task.labels, target, strict=True))
+            if value == 1.0 and label in self.masks_outline
+        )
+
     def _problem(
         self, words: Sequence[str], asserted: set[str], *, denies: bool, task: Task
     ) -> LeftOut | None:
@@ -101,18 +120,7 @@ def load_label_table(path: Path, *, task: Task) -> LabelTable:
     Raises ConfigError naming file, key and remedy for a missing or malformed file, a table of
     another task, a label the task does not have, or a word in two sections.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        loaded = yaml.safe_load(text)
-        twice = _repeated_key(yaml.compose(text, Loader=yaml.SafeLoader))
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: no such label table; `mapping` is relative to the folder of default.yaml."
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not readable as YAML ({error}).") from error
-    if twice is not None:
-        raise ConfigError(f"{path}: {twice!r} stands there twice; keep one.")
+    loaded = read_yaml(path, remedy="`mapping` is relative to the folder of default.yaml.")
     try:
         table = LabelTable.model_validate(loaded)
     except ValidationError as error:
@@ -128,26 +136,21 @@ def _check(path: Path, table: LabelTable, task: Task) -> None:
     for word, label in table.words.items():
         if label not in every_label:
             raise ConfigError(f"{path}: words.{word}: {unknown_name('label', label, every_label)}")
+    for label in table.masks_outline or ():
+        if label not in every_label:
+            raise ConfigError(f"{path}: masks_outline: {unknown_name('label', label, every_label)}")
     if task.kind == "multi-label" and table.unmentioned is None:
         raise ConfigError(f"{path}: `unmentioned` must say negative or unknown for {task.name}.")
-    if task.kind != "multi-label" and (table.unmentioned or table.all_negative):
+    several = (table.unmentioned, table.all_negative, table.masks_outline)
+    if task.kind != "multi-label" and any(several):
         raise ConfigError(
-            f"{path}: `unmentioned` and `all_negative` are for tasks of several findings; "
-            f"{task.name} has one label per picture."
+            f"{path}: `unmentioned`, `all_negative` and `masks_outline` are for tasks of several "
+            f"findings; {task.name} has one label per picture."
         )
     sections = [*table.words, *table.all_negative, *table.ignored, *table.set_aside]
     repeated = sorted({word for word in sections if sections.count(word) > 1})
     if repeated:
         raise ConfigError(f"{path}: {repeated[0]!r} stands there twice; keep one.")
-
-
-def _repeated_key(node: yaml.Node | None) -> str | None:
-    # YAML keeps the last of two equal keys: one word would change its meaning without a sound.
-    if not isinstance(node, yaml.MappingNode):
-        return None
-    keys = [key.value for key, _ in node.value]
-    own = next((key for key in keys if keys.count(key) > 1), None)
-    return own or next(filter(None, (_repeated_key(value) for _, value in node.value)), None)
 
 
 def _quoted(words: Sequence[str]) -> str:

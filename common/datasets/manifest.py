@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import get_args
 
 from common.config import ManifestColumns, ManifestSource
@@ -39,6 +39,16 @@ class _Columns:
     roi_mask: int | None
     roi_boxes: int | None
     roi_kind: int | None
+    official_split: int | None
+
+
+@dataclass(frozen=True)
+class _Folders:
+    """Where the paths of a table start."""
+
+    pictures: Path
+    masks: Path
+    shown: PurePosixPath  # of the pictures, below the data folder: tells equal names apart
 
 
 def open_manifest(
@@ -46,19 +56,24 @@ def open_manifest(
 ) -> FileSourceTable:
     """Read a table of pictures. Paths in it are relative to the table's own folder.
 
-    Raises DataError or ConfigError naming file, column or row and the remedy: a column that is not
-    there, a ``where`` value that no row has, a malformed box, an unknown kind of region.
+    Where the configuration names a folder of ``images``, pictures start from that instead.
+
+    Raises DataError or ConfigError naming file, column or row and the remedy: a column or folder
+    that is not there, a ``where`` value that no row has, a malformed box, an unknown region kind.
     """
     del seed
     labels = load_label_table(config_root / config.mapping, task=task)
     table = read_csv(source_path(data_root, config.table))
     columns = _positions(table, config.columns)
-    folder = table.path.parent
+    own = table.path.parent
+    pictures = own if config.images is None else source_path(data_root, config.images)
+    shown = PurePosixPath(config.table).parent if config.images is None else config.images
+    folders = _Folders(pictures=pictures, masks=own, shown=PurePosixPath(shown))
     records: list[Record] = []
     exclusions: list[Exclusion] = []
     for row, cells in _selected(table, config.where):
         found = _record(
-            row, cells, columns, config.label_separator, labels=labels, task=task, folder=folder,
+            row, cells, columns, config.label_separator, labels=labels, task=task, folders=folders,
             site=site,
         )  # fmt: skip
         if isinstance(found, Record):
@@ -76,7 +91,7 @@ def _record(
     *,
     labels: LabelTable,
     task: Task,
-    folder: Path,
+    folders: _Folders,
     site: str,
 ) -> Record | Exclusion:
     words = [word.strip() for word in cells[columns.labels].split(separator)]
@@ -84,17 +99,19 @@ def _record(
     if isinstance(targets, LeftOut):
         return left_out(row, targets)
     name = cells[columns.image]
-    if not name or not (folder / name).is_file():
-        return Exclusion(MISSING_PICTURE, row, f"no file {name!r} beside the table")
-    regions = _regions(row, cells, columns, labels=labels, task=task, folder=folder)
+    image = folders.pictures / name
+    if not name or not image.is_file():
+        return Exclusion(MISSING_PICTURE, row, f"no file {name!r} in {folders.pictures}")
+    regions = _regions(row, cells, columns, targets, labels=labels, task=task, folder=folders.masks)
     if isinstance(regions, Exclusion):
         return regions
     return Record(
-        image=folder / name,
-        patient=_cell(cells, columns.patient) or OWN_PATIENT + name,
+        image=image,
+        patient=_cell(cells, columns.patient) or f"{OWN_PATIENT}{folders.shown / name}",
         site=_cell(cells, columns.site) or site,
         targets=targets,
         regions=regions,
+        official_split=_cell(cells, columns.official_split) or None,
         row=row,
     )
 
@@ -103,6 +120,7 @@ def _regions(
     row: str,
     cells: tuple[str, ...],
     columns: _Columns,
+    targets: tuple[float, ...],
     *,
     labels: LabelTable,
     task: Task,
@@ -115,50 +133,32 @@ def _regions(
         known = {**ROI_KINDS, "none": None}
         raise DataError(f"{row}: {unknown_name('kind of region', written, known)}")
     kind = ROI_KINDS[written]
-    is_lesion = kind in ("lesion_mask", "lesion_box")
     mask, boxes = _cell(cells, columns.roi_mask), _cell(cells, columns.roi_boxes)
     if not mask and not boxes:
         return Exclusion(MISSING_MASK, row, f"kind {kind} without a mask or boxes")
+    if mask and not (folder / mask).is_file():
+        return Exclusion(MISSING_MASK, row, f"no file {mask!r} beside the table")
+    is_lesion = kind in ("lesion_mask", "lesion_box")
+    nameless = labels.logits_of_mask(targets, task) if is_lesion else (EVERY_POSITIVE_LABEL,)
+    usual_name = "lesion" if is_lesion else kind
     regions: list[Region] = []
     if mask:
-        if not (folder / mask).is_file():
-            return Exclusion(MISSING_MASK, row, f"no file {mask!r} beside the table")
-        regions.append(
-            Region(
-                kind="lesion_mask" if is_lesion else kind,
-                name="lesion" if is_lesion else kind,
-                label=_logit_of_masks(task) if is_lesion else EVERY_POSITIVE_LABEL,
-                mask=folder / mask,
-                box=None,
-                box_frame=None,
-            )
-        )
+        mask_kind = "lesion_mask" if is_lesion else kind
+        regions += [
+            Region(mask_kind, usual_name, logit, folder / mask, None, None) for logit in nameless
+        ]
+    box_kind = "lesion_box" if is_lesion else kind
     for box, name in _boxes(row, boxes):
-        logit: int | LeftOut | None = EVERY_POSITIVE_LABEL
+        logits = nameless
         if is_lesion and name:
             logit = labels.logit_of(name, task)
-        elif is_lesion:
-            logit = _logit_of_masks(task)
-        if isinstance(logit, LeftOut):
-            return left_out(row, logit)
-        if logit is None:  # a finding this run does not ask about
-            continue
-        regions.append(
-            Region(
-                kind="lesion_box" if is_lesion else kind,
-                name=name or ("lesion" if is_lesion else kind),
-                label=logit,
-                mask=None,
-                box=box,
-                box_frame=None,
-            )
-        )
+            if isinstance(logit, LeftOut):
+                return left_out(row, logit)
+            logits = () if logit is None else (logit,)  # None: the run does not ask about it
+        regions += [
+            Region(box_kind, name or usual_name, logit, None, box, None) for logit in logits
+        ]
     return tuple(regions)
-
-
-def _logit_of_masks(task: Task) -> int:
-    # A mask has no name: with several findings it explains whatever its picture is positive for.
-    return EVERY_POSITIVE_LABEL if task.kind == "multi-label" else 0
 
 
 def _boxes(row: str, cell: str) -> list[tuple[tuple[float, float, float, float], str]]:
@@ -192,6 +192,7 @@ def _positions(table: CsvTable, columns: ManifestColumns) -> _Columns:
         roi_mask=_optional(table, columns.roi_mask),
         roi_boxes=_optional(table, columns.roi_boxes),
         roi_kind=_optional(table, columns.roi_kind),
+        official_split=_optional(table, columns.official_split),
     )
 
 

@@ -20,6 +20,7 @@ from common.tasks import Task
 
 MAPPING = "labels/nih.yaml"
 BOX_FRAME = (1024, 1024)  # BBox_List is in pixels of the published 1024x1024 pictures
+SPLIT_LISTS = {"train_val": "train_val_list.txt", "test": "test_list.txt"}
 
 Box = tuple[str, tuple[float, float, float, float], str]  # finding, x y width height, row
 
@@ -32,7 +33,9 @@ def open_nih(
     Both published tables are read (2017 and v2020), plain or gzipped, and samples of them; only the
     columns ``Image Index``, ``Finding Labels`` and ``Patient ID`` are used. Pictures may lie in one
     folder or in the archive's ``images_001/images`` and so on. Rows whose picture is not there are
-    counted exclusions, so that a part of the archive can be used with the whole table.
+    counted exclusions, so that a part of the archive can be used with the whole table. Where the
+    archive's ``train_val_list.txt`` and ``test_list.txt`` lie beside the table, they name the
+    official split.
 
     Raises DataError or ConfigError naming file, column or row and the remedy.
     """
@@ -44,6 +47,7 @@ def open_nih(
     )
     pictures = _pictures(source_path(data_root, config.images))
     boxes = _boxes(source_path(data_root, config.boxes)) if config.boxes else {}
+    splits = _official_splits(table.path.parent)
     records: list[Record] = []
     exclusions: list[Exclusion] = []
     for row, cells in table.numbered_rows():
@@ -67,6 +71,7 @@ def open_nih(
                 site=site,
                 targets=targets,
                 regions=regions,
+                official_split=splits.get(cells[image]),
                 row=row,
             )
         )
@@ -83,6 +88,22 @@ def _pictures(folder: Path) -> dict[str, Path]:
             )
         pictures[path.name] = path
     return pictures
+
+
+def _official_splits(folder: Path) -> dict[str, str]:
+    splits: dict[str, str] = {}
+    for split, file_name in SPLIT_LISTS.items():
+        path = folder / file_name
+        if not path.is_file():
+            continue
+        try:
+            names = path.read_text(encoding="utf-8").split()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: cannot be read ({error}); copy it again.") from error
+        for name in names:
+            if splits.setdefault(name, split) != split:
+                raise DataError(f"{path}: {name} is in {SPLIT_LISTS[splits[name]]} too; keep one.")
+    return splits
 
 
 def _boxes(path: Path) -> dict[str, list[Box]]:

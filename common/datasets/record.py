@@ -39,6 +39,7 @@ class Record:
     site: str
     targets: tuple[float, ...]  # as common.tasks.Task, NaN where unknown
     regions: tuple[Region, ...]
+    official_split: str | None  # the split that the source's own tables name; None: none
     row: str  # where the row stands, for messages at the site: "index.csv row 12"
 
 

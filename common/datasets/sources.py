@@ -103,6 +103,10 @@ class FileSourceTable:
         """Return the target vector of a record."""
         return self.records[index].targets
 
+    def official_split(self, index: int) -> str | None:
+        """Return the split that the source's own tables name for a record, None where none."""
+        return self.records[index].official_split
+
     def load(self, index: int) -> Case:
         """Read a record's pixels. Raises DataError naming row, file and remedy.
 

@@ -13,7 +13,7 @@ from common.datasets.csv_table import read_csv
 from common.datasets.idrid import TWINS, _grades, _twins
 from common.datasets.record import Source
 from common.datasets.sources import FileSourceTable, open_source
-from common.errors import DataError
+from common.errors import ConfigError, DataError
 from common.tasks import task_named
 
 CONFIGS = Path(__file__).resolve().parents[4] / "configs"
@@ -76,6 +76,21 @@ def test_one_name_in_both_official_parts_is_two_patients(real_data: Path) -> Non
     names = [record.image.name for record in source.records]
     assert Counter(names) == {"IDRiD_001.jpg": 2, "IDRiD_002.jpg": 2}
     assert len({source.patient(i) for i in range(4)}) == 4
+
+
+def test_official_part_of_a_picture_is_its_official_split(real_data: Path) -> None:
+    source = open_idrid(real_data / "native", "grading")
+    assert Counter(source.official_split(i) for i in range(4)) == {
+        TRAINING: 2,
+        "b. Testing Set": 2,
+    }
+    assert open_idrid(real_data / "native", "segmentation").official_split(0) == TRAINING
+
+
+def test_malformed_line_of_the_counterparts_is_named(tmp_path: Path) -> None:
+    (tmp_path / "twins.yaml").write_text("IDRiD_01: IDRiD_102\n")
+    with pytest.raises(ConfigError, match=r"IDRiD_01: expected a line like"):
+        _twins(tmp_path / "twins.yaml")
 
 
 def test_real_conflicting_copies_are_delivered_as_the_tables_tell_them(real_data: Path) -> None:

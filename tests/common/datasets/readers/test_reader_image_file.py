@@ -2,6 +2,7 @@
 
 import logging
 import struct
+import threading
 import warnings
 import zlib
 from pathlib import Path
@@ -10,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.datasets import image_file
 from common.datasets.image_file import read_image
+from common.datasets.quiet_readers import quiet_readers
 from common.errors import DataError
 
 
@@ -180,8 +181,33 @@ def test_two_channels_are_refused(tmp_path: Path) -> None:
 def test_libraries_warn_and_log_nothing_while_a_picture_is_open(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with image_file.quiet_readers():
+    with quiet_readers():
         warnings.warn("a tag holds a name", UserWarning, stacklevel=1)
         logging.getLogger("pydicom").warning("a tag holds a name")
     assert not caplog.records
     assert not logging.getLogger("pydicom").disabled
+
+
+def test_silence_lasts_until_the_last_of_several_threads_has_read(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    outer_entered, outer_may_leave = threading.Event(), threading.Event()
+
+    def first_in_last_out() -> None:
+        with quiet_readers():
+            outer_entered.set()
+            outer_may_leave.wait(10)
+            warnings.warn("a tag holds a name", UserWarning, stacklevel=1)
+            logging.getLogger("PIL").warning("a tag holds a name")
+
+    thread = threading.Thread(target=first_in_last_out)
+    thread.start()
+    outer_entered.wait(10)
+    with quiet_readers():
+        pass
+    outer_may_leave.set()
+    thread.join()
+    assert not caplog.records
+    assert not logging.getLogger("PIL").disabled
+    with pytest.warns(UserWarning, match="heard again"):
+        warnings.warn("heard again", UserWarning, stacklevel=1)

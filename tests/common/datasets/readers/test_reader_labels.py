@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.datasets.labels import LabelTable, LeftOut, load_label_table
+from common.datasets.record import EVERY_POSITIVE_LABEL
 from common.errors import ConfigError
 from common.tasks import NIH_FINDINGS, task_named
 
@@ -89,6 +90,23 @@ def test_restricted_run_leaves_out_a_picture_that_it_knows_nothing_about() -> No
     assert problem.reason == "no label"
 
 
+def test_nameless_outline_explains_the_positive_findings_that_it_outlines() -> None:
+    table = shipped("covid.yaml", "chestx")
+    task = task_named("chestx", ("Effusion", "Consolidation", "Pneumonia"))
+    assert table.logits_of_mask((1.0, 1.0, 1.0), task) == (1, 2)
+    assert table.logits_of_mask((1.0, 0.0, float("nan")), task) == ()
+
+
+def test_nameless_outline_explains_whatever_is_positive_where_the_table_does_not_say() -> None:
+    target = (1.0, *(0.0,) * 13)
+    table = shipped("nih.yaml", "chestx")
+    assert table.logits_of_mask(target, CHESTX) == (EVERY_POSITIVE_LABEL,)
+
+
+def test_outline_of_a_task_with_one_logit_explains_that_logit() -> None:
+    assert shipped("ebhi.yaml", "pathoscan").logits_of_mask((0.0,), task_named("pathoscan")) == (0,)
+
+
 @pytest.mark.parametrize("grade", range(5))
 def test_both_spellings_of_a_grade_mean_the_grade(grade: int) -> None:
     retina = task_named("retina")
@@ -144,7 +162,7 @@ def test_every_word_of_the_real_nih_table_is_named(real_data: Path) -> None:
         ("task: chestx\nwords: {}\n", "must say negative or unknown"),
         ("task: chestx\nwords: {}\nunmentioned: maybe\n", "negative"),
         ("task: retina\nwords: {}\n", "of task 'retina', not of 'chestx'"),
-        ("task: chestx\nwords: {No: Mass}\nunmentioned: negative\n", "quote words"),
+        ("task: chestx\nwords: {No: Mass}\nunmentioned: negative\n", "put it in quotes"),
         ("task: chestx\nwords: [Mass]\nunmentioned: negative\n", "words"),
         (
             "task: chestx\nwords: {Mass: Mass}\nignored: [Mass]\nunmentioned: negative\n",
@@ -152,10 +170,14 @@ def test_every_word_of_the_real_nih_table_is_named(real_data: Path) -> None:
         ),
         (
             "task: chestx\nunmentioned: negative\nwords:\n  A: Mass\n  A: Nodule\n",
-            "'A' stands there twice",
+            "'A' stands here twice",
         ),
-        ("task: [chestx\n", "not readable as YAML"),
-        ("", "got None"),
+        ("task: [chestx\n", "not valid YAML"),
+        ("", "got NoneType"),
+        (
+            "task: chestx\nwords: {}\nunmentioned: negative\nmasks_outline: [Pneumonai]\n",
+            "masks_outline: .*Did you mean 'Pneumonia'",
+        ),
     ],
 )
 def test_malformed_table_is_refused_with_the_remedy(
@@ -167,12 +189,15 @@ def test_malformed_table_is_refused_with_the_remedy(
     assert str(path) in str(raised.value)
 
 
-def test_unmentioned_is_refused_where_a_picture_has_one_label(tmp_path: Path) -> None:
-    path = write(tmp_path, "task: pathoscan\nwords: {}\nunmentioned: negative\n")
+@pytest.mark.parametrize("key", ["unmentioned: negative", "masks_outline: [malignant]"])
+def test_keys_for_findings_are_refused_where_a_picture_has_one_label(
+    tmp_path: Path, key: str
+) -> None:
+    path = write(tmp_path, f"task: pathoscan\nwords: {{}}\n{key}\n")
     with pytest.raises(ConfigError, match="one label per picture"):
         load_label_table(path, task=task_named("pathoscan"))
 
 
 def test_missing_table_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"gone\.yaml: no such label table"):
+    with pytest.raises(ConfigError, match=r"gone\.yaml: cannot be read.*`mapping` is relative to"):
         load_label_table(tmp_path / "gone.yaml", task=CHESTX)

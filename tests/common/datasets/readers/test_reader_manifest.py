@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.config import ManifestColumns, ManifestSource
+from common.config import DataConfig, ManifestColumns, ManifestSource
+from common.config_file import load_config
 from common.datasets.csv_table import read_csv
+from common.datasets.prepare import prepare_shard
 from common.datasets.sources import FileSourceTable, open_source
+from common.datasets.views import SubsetSource
 from common.errors import ConfigError, DataError
 from common.tasks import NIH_FINDINGS, Task, task_named
 
@@ -24,6 +27,7 @@ COLUMNS: dict[str, str | None] = {
     "roi_mask": "roi_mask",
     "roi_boxes": "roi_boxes",
     "roi_kind": "roi_kind",
+    "official_split": None,
 }
 HEADER = "image,labels,patient_id,site,roi_kind,roi_mask,roi_boxes,source\n"
 
@@ -37,11 +41,13 @@ def open_manifest(
     columns: dict[str, str | None] | None = None,
     separator: str = "|",
     table: str = "index.csv",
+    images: str | None = None,
 ) -> FileSourceTable:
     source = open_source(
         ManifestSource(
             kind="manifest",
             table=table,
+            images=images,
             columns=ManifestColumns.model_validate({**COLUMNS, **(columns or {})}),
             where={"source": sources} if sources else {},
             label_separator=separator,
@@ -66,6 +72,11 @@ def chest_table(tmp_path: Path, *rows: str, header: str = HEADER) -> Path:
 
 def open_chest(root: Path, **options: object) -> FileSourceTable:
     return open_manifest(root, task="chestx", mapping="nih.yaml", **options)  # type: ignore[arg-type]
+
+
+def data_config() -> DataConfig:
+    size = ["data.image_size_px=32", "model.image_size_px=32"]
+    return load_config(CONFIGS / "default.yaml", size).run.data
 
 
 # The real index
@@ -119,7 +130,7 @@ def test_real_covid_rows_assert_pneumonia_and_leave_the_rest_unknown(real_data: 
     assert Counter(known)[14] == 4
 
 
-def test_real_lung_masks_are_anatomy_and_lesion_masks_explain_what_is_positive(
+def test_real_lung_masks_are_anatomy_and_lesion_masks_explain_the_opacities(
     real_data: Path,
 ) -> None:
     source = open_manifest(
@@ -129,7 +140,51 @@ def test_real_lung_masks_are_anatomy_and_lesion_masks_explain_what_is_positive(
         sources=("covid_chestxray", "covid_lesion_seg"),
     )
     kinds = Counter((r.kind, r.label) for record in source.records for r in record.regions)
-    assert kinds == {("organ_mask_lung", -1): 86, ("lesion_mask", -1): 22}
+    pneumonia, consolidation = map(NIH_FINDINGS.index, ("Pneumonia", "Consolidation"))
+    assert kinds == {
+        ("organ_mask_lung", -1): 86,
+        ("lesion_mask", pneumonia): 21,  # one picture names no cause
+        ("lesion_mask", consolidation): 6,
+    }
+
+
+def test_real_outlines_of_opacities_never_explain_the_effusion_beside_them(real_data: Path) -> None:
+    source = open_manifest(
+        real_data / "real",
+        task=task_named("chestx", ("Effusion", "Mass")),
+        mapping="covid.yaml",
+        sources=("covid_lesion_seg",),
+    )
+    (record,) = source.records  # the others say nothing about effusion or mass
+    assert record.targets[0] == 1.0
+    assert record.regions == ()
+
+
+def test_real_patients_in_two_official_splits_are_counted_on_the_card(
+    real_data: Path, tmp_path: Path
+) -> None:
+    source = open_manifest(
+        real_data / "real",
+        task="chestx",
+        mapping="nih.yaml",
+        sources=("nih_64px",),
+        columns={"official_split": "official_split"},
+    )
+    listed: dict[str, set[str | None]] = {}
+    for record in source.records:
+        listed.setdefault(record.patient, set()).add(record.official_split)
+    leaking = {patient for patient, splits in listed.items() if len(splits) > 1}
+    assert len(leaking) == 22
+    kept = [i for i, record in enumerate(source.records) if record.patient in leaking]
+    shard = prepare_shard(
+        SubsetSource(source, tuple(kept), exclusions=()),
+        task=task_named("chestx"),
+        parts={"train": 0.8, "val": 0.1, "test": 0.1},
+        data=data_config(),
+        seed=0,
+        out=tmp_path / "shard",
+    )
+    assert shard.card.duplicates.straddling_patients == 22
 
 
 def test_real_hospitals_are_kept_and_an_unnamed_one_is_the_site(real_data: Path) -> None:
@@ -236,11 +291,71 @@ def test_real_table_with_todo_and_empty_licences_counts_what_it_sets_aside(
 
 def test_columns_may_be_absent(tmp_path: Path) -> None:
     root = chest_table(tmp_path, "a.png,Mass", header="image,labels\n")
-    absent = dict.fromkeys(("patient", "site", "roi_mask", "roi_boxes", "roi_kind"))
+    absent: dict[str, str | None] = dict.fromkeys(
+        ("patient", "site", "roi_mask", "roi_boxes", "roi_kind")
+    )
     (record,) = open_chest(root, columns=absent).records
     assert record.patient == "picture:a.png"
     assert record.site == "north"
     assert record.regions == ()
+
+
+def test_pictures_may_lie_in_a_folder_that_the_table_does_not_name(tmp_path: Path) -> None:
+    root = chest_table(tmp_path, "a.png,Mass,,,lesion_mask,mask.png,,x")
+    (root / "pictures/deep").mkdir(parents=True)
+    (root / "a.png").rename(root / "pictures/deep/a.png")
+    (record,) = open_chest(root, images="pictures/deep").records
+    assert record.image == root / "pictures/deep/a.png"
+    assert record.patient == "picture:pictures/deep/a.png"
+    assert record.regions[0].mask == root / "mask.png"
+
+
+def test_folder_of_pictures_that_is_not_there_is_named(tmp_path: Path) -> None:
+    root = chest_table(tmp_path, "a.png,Mass,1,,none,,,x")
+    with pytest.raises(DataError, match=r"gone: does not exist; correct the source's path"):
+        open_chest(root, images="gone")
+
+
+def test_equal_names_in_two_folders_are_two_patients(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        chest_table(tmp_path / folder, "a.png,Mass,,,none,,,x")
+    names = {
+        open_chest(tmp_path, table=f"{folder}/index.csv").patient(0) for folder in ("one", "two")
+    }
+    assert names == {"picture:one/a.png", "picture:two/a.png"}
+
+
+def test_official_split_is_read_and_an_empty_cell_names_none(tmp_path: Path) -> None:
+    root = chest_table(
+        tmp_path, "a.png,Mass,test", "a.png,Mass,", header="image,labels,official_split\n"
+    )
+    absent: dict[str, str | None] = dict.fromkeys(
+        ("patient", "site", "roi_mask", "roi_boxes", "roi_kind")
+    )
+    source = open_chest(root, columns={**absent, "official_split": "official_split"})
+    assert [source.official_split(index) for index in range(2)] == ["test", None]
+
+
+def test_one_picture_in_two_official_splits_is_counted_on_the_card(tmp_path: Path) -> None:
+    root = chest_table(
+        tmp_path,
+        "a.png,Mass,1,train",
+        "copy.png,Mass,2,test",
+        header="image,labels,patient_id,official_split\n",
+    )
+    (root / "copy.png").write_bytes((root / "a.png").read_bytes())
+    absent: dict[str, str | None] = dict.fromkeys(("site", "roi_mask", "roi_boxes", "roi_kind"))
+    shard = prepare_shard(
+        open_chest(root, columns={**absent, "official_split": "official_split"}),
+        task=task_named("chestx"),
+        parts={"train": 0.8, "val": 0.1, "test": 0.1},
+        data=data_config(),
+        seed=0,
+        out=tmp_path / "shard",
+    )
+    found = shard.card.duplicates
+    assert (found.exact, found.straddling_pictures, found.straddling_patients) == (1, 1, 0)
 
 
 def test_where_selects_rows(tmp_path: Path) -> None:

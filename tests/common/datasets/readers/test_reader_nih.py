@@ -88,6 +88,24 @@ def test_real_table_with_padded_patients_names_the_same_patients(
     assert patients == {"nih-00001153"}
 
 
+def test_real_list_beside_the_table_names_the_official_split(real_data: Path) -> None:
+    source = open_nih(
+        real_data / "native/nih", table="Data_Entry_2017_v2020.sample.csv", images="images"
+    )
+    assert isinstance(source, FileSourceTable)
+    splits = {r.image.name: source.official_split(i) for i, r in enumerate(source.records)}
+    assert splits["00000001_000.png"] == "train_val"
+    assert splits["00000003_000.png"] is None  # of the test list, which is not there
+
+
+def test_picture_in_both_official_lists_is_refused(tmp_path: Path) -> None:
+    root = small_archive(tmp_path, "00000001_000.png,Mass,0,1,,,,,,,,\n")
+    for name in ("train_val_list.txt", "test_list.txt"):
+        (root / name).write_text("00000001_000.png\n")
+    with pytest.raises(DataError, match=r"test_list\.txt: 00000001_000\.png is in train_val_list"):
+        open_nih(root, table="table.csv", images="images")
+
+
 def test_first_table_with_its_trailing_comma_is_read(tmp_path: Path) -> None:
     row = "00000001_000.png,Mass|Nodule,0,1,058Y,M,PA,2682,2749,0.143,0.143,\n"
     source = open_nih(small_archive(tmp_path, row), table="table.csv", images="images")
