@@ -40,7 +40,7 @@ def occlusion(network: Network, images: Tensor, *, task: str, logit: int) -> Ten
 
     with torch.inference_mode():
         paint = gaussian_blur(images, kernel_size=[kernel, kernel], sigma=[sigma, sigma])
-        drop = Occlusion(logit_of).attribute(
+        drop: Tensor = Occlusion(logit_of).attribute(
             images,
             sliding_window_shapes=(3, window, window),
             strides=(3, window, window),

@@ -3,7 +3,7 @@
 The only file that knows timm.
 """
 
-import common.torchvision_ops  # isort: skip  # must come before timm, which imports torchvision
+import common.torchvision_ops  # isort: skip  # noqa: F401 - before timm, which imports torchvision
 
 from typing import cast
 
@@ -18,8 +18,6 @@ from common.model_config import EncoderConfig
 from common.registry import unknown_name
 
 _SIDE_PX = 64  # of the picture of zeros that tells channels and strides
-
-REAL_TORCHVISION_OPERATORS = common.torchvision_ops.DECLARED is None
 
 
 class Encoder(nn.Module):
