@@ -13,7 +13,7 @@ from typing import Protocol
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from common.errors import ConfigError, DataError, FoveaError, WireError
+from common.errors import ConfigError, DataError, FoveaError, SiteError, WireError
 from common.local_site import SITES_VARIABLE, LocalSite, read_sites
 from common.wire import (
     Answer,
@@ -86,13 +86,17 @@ def client_app(trainer_for: TrainerFor) -> ClientApp:
 def _reply(message: Message, site: str, act: Callable[[], Answer]) -> Message:
     """Return the answer; what is expected to go wrong becomes a refusal with a reason.
 
-    Anything else is a bug and reaches the coordinator as Flower's error reply.
+    Anything else is a bug. It reaches the coordinator as Flower's error reply, which carries the
+    exception's text, and that may quote a file or a patient: only its kind leaves the site.
     """
     try:
         answer = act()
     except FoveaError as error:
         log.exception("request failed", extra={"action": "request_failed", "site": site})
         answer = Refusal(site=site, reason=_reason(error))
+    except Exception as error:
+        log.exception("site failed", extra={"action": "site_failed", "site": site})
+        raise SiteError(f"{type(error).__name__}; the site's log says more") from None
     return Message(encode(answer), reply_to=message)
 
 

@@ -312,6 +312,11 @@ class RunConfig(Section):
                 f"model.image_size_px ({self.model.image_size_px}) and data.image_size_px "
                 f"({self.data.image_size_px}) must be the same: set both"
             )
+        if self.federation.min_sites > len(names):
+            raise ValueError(
+                f"federation.min_sites is {self.federation.min_sites}, the run has "
+                f"{len(names)} sites: lower it"
+            )
         for required in self.federation.required_sites:
             if required not in names:
                 raise ValueError(unknown_name("required site", required, dict.fromkeys(names)))

@@ -16,6 +16,7 @@ from common.errors import ConfigError
 from common.registry import unknown_name
 from common.yaml_file import YamlValue, parse_yaml, read_yaml
 
+REMOVABLE = ("tasks", "reference")  # their entries can be taken out with null
 ROOT_FILE = "default.yaml"  # its folder is the root that label tables and examples are found in
 
 
@@ -34,14 +35,15 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
     Raises ConfigError naming the file, the key, the nearest known key and what was expected.
     """
     path = path.resolve()
-    merged = _unshared(_read_with_parents(path, seen=()))
+    merged, root = _read_with_parents(path, seen=())
+    merged = _without_removed(_unshared(merged))
     for override in overrides:
         _apply_override(merged, override)
     try:
         run = RunConfig.model_validate(merged)
     except ValidationError as error:
         raise ConfigError(_readable(error, path, merged)) from error
-    return LoadedConfig(run=run, root=_config_root(path), path=path)
+    return LoadedConfig(run=run, root=root or path.parent, path=path)
 
 
 def canonical_json(config: RunConfig) -> str:
@@ -54,7 +56,10 @@ def config_digest(config: RunConfig) -> str:
     return hashlib.sha256(canonical_json(config).encode()).hexdigest()
 
 
-def _read_with_parents(path: Path, *, seen: tuple[Path, ...]) -> dict[str, YamlValue]:
+def _read_with_parents(
+    path: Path, *, seen: tuple[Path, ...]
+) -> tuple[dict[str, YamlValue], Path | None]:
+    """Return a file merged over what it extends, and the folder of ROOT_FILE if it is read."""
     if path in seen:
         chain = " → ".join(p.name for p in (*seen, path))
         raise ConfigError(f"{path}: extends itself ({chain}). Remove one of these `extends`.")
@@ -65,10 +70,21 @@ def _read_with_parents(path: Path, *, seen: tuple[Path, ...]) -> dict[str, YamlV
     if not isinstance(parents, list) or not all(isinstance(name, str) for name in parents):
         raise ConfigError(f"{path}: `extends` must be a file name or a list of file names.")
     merged: dict[str, YamlValue] = {}
+    root = path.parent if path.name == ROOT_FILE else None
     for name in parents:
         parent = (path.parent / str(name)).resolve()
-        merged = _merge(merged, _read_with_parents(parent, seen=(*seen, path)))
-    return _merge(merged, own)
+        inherited, its_root = _read_with_parents(parent, seen=(*seen, path))
+        merged, root = _merge(merged, inherited), root or its_root
+    return _merge(merged, own), root
+
+
+def _without_removed(merged: dict[str, YamlValue]) -> dict[str, YamlValue]:
+    """Leave out tasks that a file sets to null: what it extends has them, this run has not."""
+    for section in REMOVABLE:
+        entries = merged.get(section)
+        if isinstance(entries, dict):
+            merged[section] = {name: entry for name, entry in entries.items() if entry is not None}
+    return merged
 
 
 def _merge(base: Mapping[str, YamlValue], change: Mapping[str, YamlValue]) -> dict[str, YamlValue]:
@@ -187,6 +203,7 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
 
 
 def models_in(annotation: object) -> list[type[BaseModel]]:
+    """Return the sections that a field's type may hold, through unions and containers."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for part in get_args(annotation) for model in models_in(part)]
@@ -195,10 +212,3 @@ def models_in(annotation: object) -> list[type[BaseModel]]:
 def _kinds_of(model: type[BaseModel]) -> tuple[object, ...]:
     field = model.model_fields.get("kind")
     return get_args(field.annotation) if field is not None else ()
-
-
-def _config_root(path: Path) -> Path:
-    for folder in path.parents:
-        if (folder / ROOT_FILE).is_file():
-            return folder
-    return path.parent

@@ -27,3 +27,7 @@ class AggregationError(FoveaError):
 
 class RunError(FoveaError):
     """A federation could not run to its end: the message names the round and the site."""
+
+
+class SiteError(FoveaError):
+    """A site's own program broke down: its log at the site says where."""

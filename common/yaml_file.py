@@ -41,6 +41,9 @@ def parse_yaml(text: str) -> YamlValue:
     return cast(YamlValue, yaml.load(text, Loader=_StrictLoader))  # noqa: S506 - a SafeLoader
 
 
+MERGE = "tag:yaml.org,2002:merge"
+
+
 class _StrictLoader(yaml.SafeLoader):
     """YAML in which a key that stands twice is an error, not a setting lost without a word."""
 
@@ -48,6 +51,8 @@ class _StrictLoader(yaml.SafeLoader):
 def _strict_mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[str, YamlValue]:
     seen: set[str] = set()
     for key_node, _ in node.value:
+        if key_node.tag == MERGE:
+            continue  # `<<: *anchor` is not a key: what it brings may be overridden
         key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, str):
             raise yaml.constructor.ConstructorError(

@@ -27,6 +27,16 @@ from server.strategies import STRATEGIES, Strategy
 
 log = logging.getLogger(__name__)
 
+app = ServerApp()  # what pyproject.toml names; the sites are the nodes' own
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the federation that Flower's run config names, over the nodes that are there."""
+    from server.deployment import run_deployment  # noqa: PLC0415 - brings torch and mlflow
+
+    run_deployment(grid, context.run_config)
+
 
 @dataclass(frozen=True)
 class Instruments(Generic[ResultT]):
@@ -66,14 +76,14 @@ def server_app(
     """
     strategy = STRATEGIES.get(config.federation.strategy)(config)
     AGGREGATIONS.get(config.federation.aggregation)
-    app = ServerApp()
+    made = ServerApp()
 
-    @app.main()
-    def main(grid: Grid, context: Context) -> None:
+    @made.main()
+    def run(grid: Grid, context: Context) -> None:
         del context  # the configuration was read and checked before the app was made
         finished(coordinate(grid, config, strategy, instruments, stop=stop))
 
-    return app
+    return made
 
 
 def coordinate(

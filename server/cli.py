@@ -12,6 +12,8 @@ from rich.markup import escape
 
 from common.config_file import load_config
 from common.errors import FoveaError
+from server.comparison import between
+from server.summary import FILE_NAME, read_summary
 
 EXIT_ERROR = 1  # something was wrong; the message says what and what to do
 EXIT_PARTIAL = 3  # the run ended, but a required site or round is missing
@@ -75,6 +77,30 @@ def simulate(
 
 @main.command()
 @click.argument("out", type=click.Path(path_type=Path), default=Path("out/demo"))
+@click.option("--first", type=int, help="Round on the left; 0 is before training.  [default: 0]")
+@click.option("--last", type=int, help="Round on the right.  [default: the last evaluated]")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON instead.")
+def show(out: Path, first: int | None, last: int | None, as_json: bool) -> None:
+    """Show again what the run in the folder OUT has learned, between any two of its rounds."""
+    try:
+        summary = read_summary(out / FILE_NAME)
+        evaluated = [entry.round for entry in summary.rounds if entry.central]
+        if evaluated:
+            left = evaluated[0] if first is None else first
+            right = evaluated[-1] if last is None else last
+            summary = between(summary, left, right)
+    except FoveaError as error:
+        _fail(error)
+    if as_json:
+        click.echo(json.dumps(summary.model_dump(mode="json"), indent=2))
+        return
+    from server.report import render_table  # noqa: PLC0415 - brings matplotlib
+
+    render_table(summary, Console())
+
+
+@main.command()
+@click.argument("out", type=click.Path(path_type=Path), default=Path("out/demo"))
 @click.option(
     "--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Local port."
 )
@@ -91,7 +117,12 @@ def dashboard(out: Path, port: int) -> None:
                 "or open the tracking server that the run's configuration names."
             )
         )
-    environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+    environment = os.environ | {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven processes for GenAI jobs
+        "PYTHONWARNINGS": "ignore",  # deprecations inside MLflow's own server
+    }
     click.echo(f"MLflow for {out} at http://127.0.0.1:{port}  (Ctrl-C stops it)")
     command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--backend-store-uri", f"sqlite:///{database.resolve()}", "--workers", "1"]

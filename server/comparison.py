@@ -6,6 +6,7 @@ Light: works on a summary alone.
 import re
 from dataclasses import dataclass
 
+from common.errors import DataError
 from server.participation import Outcome
 from server.summary import EstimateEntry, Standing, Summary, TaskEntry, headline
 
@@ -44,6 +45,27 @@ class Row:
     def baseline(self) -> float | None:
         """What needs no model: the commonest answer, or the same map put down anywhere."""
         return None if self.after is None else self.after.chance
+
+
+def between(summary: Summary, first: int, last: int) -> Summary:
+    """Return the summary with the rounds from ``first`` to ``last`` alone, to compare those two.
+
+    Raises DataError when one of them was not evaluated.
+    """
+    evaluated = [r.round for r in summary.rounds if r.central]
+    for wanted in (first, last):
+        if wanted not in evaluated:
+            known = ", ".join(map(str, evaluated)) or "none"
+            raise DataError(f"round {wanted} was not evaluated centrally; evaluated: {known}.")
+    if first >= last:
+        raise DataError(f"round {first} does not come before round {last}. Name the earlier first.")
+    kept = tuple(r for r in summary.rounds if first <= r.round <= last)
+    return summary.model_copy(update={"rounds": kept})
+
+
+def when(server_round: int) -> str:
+    """Return a round in words; round 0 is the model before any training."""
+    return "before training" if server_round == 0 else f"round {server_round}"
 
 
 def rows(summary: Summary) -> tuple[Row, ...]:

@@ -2,24 +2,19 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryFile
 
 from rich.console import Console
 
 from common.config_file import LoadedConfig
-from common.device import chosen_device
-from common.errors import RunError
-from common.model.network import build_network
-from server.aggregate import AGGREGATIONS
+from server.app import RunResult
 from server.central_eval import CentralEvaluation
+from server.composition import check_plan, conduct
 from server.journal import Journal
 from server.phantom_sheets import draw_phantom_sheets
 from server.preparation import prepare_shards
 from server.report import render_table
 from server.simulate import simulate
-from server.strategies import STRATEGIES
 from server.summary import Summary
-from server.tracking import start_tracking
 from server.watching import PreparationBars, RoundBars
 
 
@@ -32,27 +27,15 @@ def run_experiment(
     cannot work and the remedy; an MLflow run that was begun is then closed as failed.
     """
     config, started_at = loaded.run, datetime.now(UTC)
-    # What a configuration can get wrong shows before pictures are read, which may take long.
-    _make_folder(out)
-    STRATEGIES.get(config.federation.strategy)(config)
-    AGGREGATIONS.get(config.federation.aggregation)
-    network = build_network(config.model, config.task_table(), seed=config.seed)
+    network = check_plan(config, out=out)
     with PreparationBars(console) as bars:
         shards = prepare_shards(loaded, data_root=data_root, out=out, watch=bars)
-    evaluator = CentralEvaluation(config, network.to(chosen_device(config.train)), shards.reference)
-    journal = Journal(
-        config,
-        out=out,
-        tracker=start_tracking(config, out=out, tags={"fovea.kind": "simulation"}),
-        cases=evaluator.cases(),
-        reference_cards={task: shard.card for task, shard in shards.reference.items()},
-        started_at=started_at,
-    )
-    try:
+
+    def federate(evaluator: CentralEvaluation, journal: Journal) -> RunResult:
         for sheet in draw_phantom_sheets(config, out / "phantoms"):
             journal.keep(sheet, folder="phantoms")
         with RoundBars(console, rounds=config.federation.rounds) as progress:
-            result = simulate(
+            return simulate(
                 config,
                 shards=shards.site_folders,
                 out=out,
@@ -60,24 +43,19 @@ def run_experiment(
                 tracker=journal,
                 progress=progress,
             )
-        summary = journal.finish(result)
-    except BaseException:
-        journal.abandon()
-        raise
+
+    summary = conduct(
+        config,
+        federate,
+        network=network,
+        reference=shards.reference,
+        out=out,
+        kind="simulation",
+        started_at=started_at,
+    )
     render_table(summary, console)
     _say_where(out, console)
     return summary
-
-
-def _make_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise RunError(
-            f"{out}: cannot be written to ({error.strerror}). Name another folder with --out."
-        ) from error
 
 
 def _say_where(out: Path, console: Console) -> None:

@@ -5,7 +5,7 @@ therefore check that no patient is in two places.
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,9 +47,10 @@ def prepare_shards(
         DataError: A source cannot be read, or a patient is in two places.
     """
     config = loaded.run
-    sources = open_sources(loaded, data_root=data_root, watch=watch)
-    _no_patient_twice(sources, _tasks_by_place(config))
-    sites, folders, reference = {}, {}, {}
+    places = _tasks_by_place(config)
+    sources = open_sources(loaded, places, data_root=data_root, watch=watch)
+    _no_patient_twice(sources, places)
+    sites, folders = {}, {}
     for site in config.sites:
         folders[site.name] = out / "shards" / site.name
         with _naming(site.name):
@@ -63,6 +64,27 @@ def prepare_shards(
                 progress=_watched(watch, site.name),
                 workers=READERS,
             )
+    reference = _prepare_reference(config, sources, out=out, watch=watch)
+    return Shards(sites=sites, site_folders=folders, reference=reference)
+
+
+def prepare_reference(
+    loaded: LoadedConfig, *, data_root: Path | None, out: Path, watch: Watch
+) -> dict[str, Shard]:
+    """Prepare or reopen the coordinator's reference sets alone, by task; sites have their own.
+
+    A reference set that is a share of a pool gets the same patients as beside all the sites.
+    Raises what :func:`prepare_shards` raises.
+    """
+    names = [REFERENCE + task for task in loaded.run.tasks]
+    sources = open_sources(loaded, names, data_root=data_root, watch=watch)
+    return _prepare_reference(loaded.run, sources, out=out, watch=watch)
+
+
+def _prepare_reference(
+    config: RunConfig, sources: Mapping[str, Source], *, out: Path, watch: Watch
+) -> dict[str, Shard]:
+    reference = {}
     for task in config.tasks:
         name = REFERENCE + task
         with _naming(name):
@@ -76,13 +98,16 @@ def prepare_shards(
                 progress=_watched(watch, name),
                 workers=READERS,
             )
-    return Shards(sites=sites, site_folders=folders, reference=reference)
+    return reference
 
 
 def open_sources(
-    loaded: LoadedConfig, *, data_root: Path | None, watch: Watch
+    loaded: LoadedConfig, names: Collection[str], *, data_root: Path | None, watch: Watch
 ) -> dict[str, Source]:
-    """Open the source of every site and, as ``reference-<task>``, of every reference set."""
+    """Open the sources of sites and, as ``reference-<task>``, of reference sets, by these names.
+
+    A pool is read whole even for one of its shares: who gets whom depends on all of them.
+    """
     config = loaded.run
     for site in config.sites:
         if site.name.startswith(REFERENCE):
@@ -90,19 +115,20 @@ def open_sources(
                 f"site {site.name}: names that begin with {REFERENCE!r} are those of reference "
                 "sets. Choose another."
             )
-    wanted = {REFERENCE + task: (task, config.reference[task].source) for task in config.tasks}
-    wanted |= {site.name: (site.task, site.source) for site in config.sites}
+    known = {REFERENCE + task: (task, config.reference[task].source) for task in config.tasks}
+    known |= {site.name: (site.task, site.source) for site in config.sites}
     opened: dict[str, Source] = {}
     shares: dict[str, dict[str, float]] = {}
-    for name, (task, source) in wanted.items():
+    for name, (task, source) in known.items():
         if isinstance(source, PoolSource):
             _check_pool(config, name, task, source)
             shares.setdefault(source.pool, {})[name] = source.share
-        else:
+        elif name in names:
             opened[name] = _open(loaded, source, task=task, site=name, data_root=data_root)
     for pool, parts in shares.items():
-        opened |= _share_out(loaded, pool, parts, data_root=data_root, watch=watch)
-    return opened
+        if not parts.keys().isdisjoint(names):
+            opened |= _share_out(loaded, pool, parts, data_root=data_root, watch=watch)
+    return {name: opened[name] for name in names}
 
 
 def _share_out(

@@ -16,6 +16,7 @@ from server.comparison import (
     remarks,
     site_rows,
     task_rows,
+    when,
 )
 from server.curves import draw_curves
 from server.page import PAGE_FILE, write_page
@@ -59,8 +60,9 @@ def write_report(summary: Summary, out: Path) -> dict[str, Path]:
 
 def render_table(summary: Summary, console: Console) -> None:
     """Print the closing table, what is not clearly learned, and why a run is not complete."""
-    last = max((r.round for r in summary.rounds), default=0)
-    console.print(Text(f"{summary.name}: before training → round {last}", style="bold"))
+    shown = [r.round for r in summary.rounds] or [0]
+    heading = f"{summary.name}: {when(shown[0])} → {when(shown[-1])}"
+    console.print(Text(heading, style="bold"))
     for task, about in summary.tasks.items():
         console.print()
         console.print(Text.assemble((about.title, "bold"), _over(summary, task)))

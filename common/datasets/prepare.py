@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -32,6 +33,8 @@ from common.datasets.split import split_patients
 from common.datasets.staging import Staging
 from common.errors import DataError
 from common.tasks import Task
+
+log = logging.getLogger(__name__)
 
 CONFLICT = "equal pictures with conflicting labels"  # beside the reasons of tables and reading
 
@@ -70,7 +73,10 @@ def prepare_shard(
     source = at_size(source, data.image_size_px)
     fingerprint = _fingerprint(source, task=task, parts=parts, data=data, seed=seed)
     if fingerprint is not None and shard_fingerprint(out) == fingerprint:
-        return open_shard(out)
+        try:
+            return open_shard(out)
+        except DataError:
+            log.warning("shard is damaged, prepared anew", extra={"action": "shard_damaged"})
     if out.exists() and not (out / META).exists():
         raise DataError(f"{out}: exists and holds no shard; name another folder or remove it.")
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from common import torchvision_ops  # noqa: F401 - must come before torchvision
 from common.explain.saliency import as_saliency
-from common.model.network import Network
+from common.model.network import Network, Output
 
 from torchvision.transforms.v2.functional import gaussian_blur  # isort: skip
 
@@ -36,7 +36,8 @@ def occlusion(network: Network, images: Tensor, *, task: str, logit: int) -> Ten
     kernel = 2 * round(2 * sigma) + 1
 
     def logit_of(pictures: Tensor) -> Tensor:
-        return network(pictures, task=task).logits[:, logit]
+        output: Output = network(pictures, task=task)
+        return output.logits[:, logit]
 
     with torch.inference_mode():
         paint = gaussian_blur(images, kernel_size=[kernel, kernel], sigma=[sigma, sigma])

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields, replace
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean, pstdev
@@ -23,9 +23,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from common.errors import FoveaError
+from common.errors import ConfigError, FoveaError
+from common.registry import unknown_name
 from common.studies.looks_config import LooksConfig, ScenarioConfig, load_looks_config
 from common.studies.looks_measures import Looks, measure_looks
+from common.studies.looks_results import KeptResults, Result, Run, plan_digest
 from common.studies.looks_training import TASK, phantoms_of, train_variant
 from common.studies.looks_verdict import Check, judge
 
@@ -46,25 +48,6 @@ _COLUMNS = {
 }
 
 
-@dataclass(frozen=True)
-class Run:
-    """One network to train and measure."""
-
-    scenario: str
-    variant: str
-    seed: int
-
-
-@dataclass(frozen=True)
-class Result:
-    """What came of it."""
-
-    run: Run
-    looks: Looks
-    last_loss: float
-    step_ms: float
-
-
 def carry_out(run: Run, scenario: ScenarioConfig, config: LooksConfig) -> Result:
     """Train and measure one network on one thread; the same on any number of processes."""
     torch.set_num_threads(1)
@@ -82,25 +65,41 @@ def carry_out(run: Run, scenario: ScenarioConfig, config: LooksConfig) -> Result
 
 
 def carry_out_all(
-    scenarios: Mapping[str, ScenarioConfig], config: LooksConfig, console: Console
+    scenarios: Mapping[str, ScenarioConfig],
+    config: LooksConfig,
+    console: Console,
+    *,
+    kept: KeptResults,
 ) -> list[Result]:
-    """Carry out every variant and seed, one process per core, with progress shown."""
+    """Carry out every variant and seed, one process per core, with progress shown.
+
+    Networks that an earlier, interrupted study finished with the same settings are taken over.
+    """
     runs = [
         Run(scenario=name, variant=variant, seed=seed)
         for name, scenario in scenarios.items()
         for seed in scenario.seeds
         for variant in scenario.variants
     ]
+    digests = {run: plan_digest(run, scenarios[run.scenario], config) for run in runs}
+    before = kept.known(digests.values())
+    results = [replace(before[digests[run]], run=run) for run in runs if digests[run] in before]
+    open_runs = [run for run in runs if digests[run] not in before]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    results = []
     with (
         Progress(*columns, TimeElapsedColumn(), console=console) as progress,
         ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool,
     ):
-        bar = progress.add_task("networks trained and measured", total=len(runs))
-        futures = [pool.submit(carry_out, run, scenarios[run.scenario], config) for run in runs]
+        bar = progress.add_task(
+            "networks trained and measured", total=len(runs), completed=len(results)
+        )
+        futures = [
+            pool.submit(carry_out, run, scenarios[run.scenario], config) for run in open_runs
+        ]
         for future in as_completed(futures):
-            results.append(future.result())
+            result = future.result()
+            kept.keep(result, digests[result.run])
+            results.append(result)
             progress.advance(bar)
     return sorted(results, key=lambda result: runs.index(result.run))
 
@@ -171,11 +170,12 @@ def main(*, slow: bool, scenario: tuple[str, ...], out: Path, config_path: Path)
     try:
         config = load_looks_config(config_path)
         chosen = config.slow if slow else config.default
+        for name in scenario:
+            if name not in chosen:
+                raise ConfigError(unknown_name("scenario", name, chosen))
         scenarios = {name: chosen[name] for name in scenario or chosen}
-        results = carry_out_all(scenarios, config, console)
-    except KeyError as error:
-        console.print(f"[red]unknown scenario {error}.[/] Known: {', '.join(chosen)}.")
-        sys.exit(2)
+        kept = KeptResults(out / "networks.jsonl")
+        results = carry_out_all(scenarios, config, console, kept=kept)
     except FoveaError as error:
         console.print(f"[red]{error}[/]")
         sys.exit(2)

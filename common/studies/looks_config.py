@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from common.errors import ConfigError
+from common.yaml_file import read_yaml
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -114,13 +114,11 @@ class LooksConfig(Section):
 
 def load_looks_config(path: Path) -> LooksConfig:
     """Read the study's YAML. Raises ConfigError naming file and keys."""
+    values = read_yaml(path, remedy="Give the study's YAML file.")
+    if "looks" not in values:
+        raise ConfigError(f"{path}: must hold a `looks:` mapping.")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
         return LooksConfig.model_validate(values["looks"])
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error}. Give the study's YAML file.") from error
-    except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} must be YAML with a `looks:` mapping: {error}.") from error
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         raise ConfigError(f"{path}: {'; '.join(lines)}. Correct these keys.") from error

@@ -116,3 +116,35 @@ def test_digest_depends_on_values_alone() -> None:
     assert config_digest(first) == config_digest(load_config(DEMO).run)
     assert config_digest(first) != config_digest(second)
     assert canonical_json(first).startswith('{"data":')
+
+
+def test_task_set_to_null_is_left_out_of_the_run(tmp_path: Path) -> None:
+    site = "{name: valley, task: retina, source: {kind: pool, pool: fundus, share: 1.0}}"
+    text = (
+        f"extends: [{DEMO}]\ntasks: {{chestx: null, pathoscan: null}}\n"
+        f"reference: {{chestx: null, pathoscan: null}}\nsites: [{site}]\n"
+    )
+    run = load_config(write(tmp_path, text)).run
+    assert list(run.tasks) == ["retina"]
+    assert list(run.reference) == ["retina"]
+
+
+def test_label_tables_are_named_from_the_folder_of_default_yaml(tmp_path: Path) -> None:
+    path = write(tmp_path, f"extends: [{DEMO}]\n")
+    assert load_config(path).root == CONFIGS
+    assert load_config(DEMO).root == CONFIGS
+    assert load_config(CONFIGS / "default.yaml").root == CONFIGS
+
+
+def test_more_updates_than_sites_cannot_be_asked_for() -> None:
+    with pytest.raises(ConfigError, match=r"min_sites is 6, the run has 5 sites"):
+        load_config(DEMO, ["federation.min_sites=6"])
+
+
+def test_anchor_that_is_merged_in_may_be_overridden(tmp_path: Path) -> None:
+    text = (
+        f"extends: [{DEMO}]\ntrain:\n  epochs: 3\n  batch_size: 4\n"
+        "evaluation: {<<: {batch_size: 9}, batch_size: 8}\n"
+    )
+    run = load_config(write(tmp_path, text)).run
+    assert (run.train.epochs, run.evaluation.batch_size) == (3, 8)

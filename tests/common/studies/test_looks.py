@@ -10,6 +10,7 @@ from common.errors import ConfigError
 from common.studies.looks_config import LooksConfig, PhantomConfig, load_looks_config
 from common.studies.looks_measures import Looks, measure_looks
 from common.studies.looks_phantom import make_phantoms
+from common.studies.looks_results import KeptResults, Result, Run, plan_digest
 from common.studies.looks_training import TASK, model_of, phantoms_of, train_variant
 from common.studies.looks_verdict import judge
 
@@ -182,3 +183,21 @@ def test_unknown_key_of_the_study_is_named(tmp_path: Path) -> None:
     path.write_text(CONFIG_FILE.read_text().replace("auc_at_least", "auc_at_most", 1))
     with pytest.raises(ConfigError, match="auc_at_most"):
         load_looks_config(path)
+
+
+def test_interrupted_study_takes_over_what_was_finished_with_the_same_settings(
+    tmp_path: Path, config: LooksConfig, looks: Callable[..., Looks]
+) -> None:
+    scenario = config.default["shortcut"]
+    run = Run(scenario="shortcut", variant="full", seed=1)
+    digest = plan_digest(run, scenario, config)
+    finished = Result(run=run, looks=looks(auc=0.875), last_loss=0.5, step_ms=3.0)
+
+    KeptResults(tmp_path / "networks.jsonl").keep(finished, digest)
+
+    kept = KeptResults(tmp_path / "networks.jsonl")
+    other_training = scenario.training.model_copy(update={"steps": 299})
+    changed = scenario.model_copy(update={"training": other_training})
+    assert kept.known([digest]) == {digest: finished}
+    assert kept.known([plan_digest(run, changed, config)]) == {}
+    assert kept.known([plan_digest(Run("shortcut", "full", 2), scenario, config)]) == {}

@@ -1,0 +1,87 @@
+"""What every run is made of, wherever its sites are: checked, measured, recorded, closed."""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Literal
+
+from common.config import RunConfig
+from common.datasets.shard import Shard
+from common.device import chosen_device
+from common.errors import RunError
+from common.model.network import Network, build_network
+from server.aggregate import AGGREGATIONS
+from server.app import RunResult
+from server.central_eval import CentralEvaluation
+from server.journal import Journal
+from server.strategies import STRATEGIES
+from server.summary import Summary
+from server.tracking import start_tracking
+
+Kind = Literal["simulation", "deployment"]  # are the sites this machine's, or the nodes' own?
+
+# Runs the rounds with what measures and records them; the journal is the rounds' tracker.
+Federate = Callable[[CentralEvaluation, Journal], RunResult]
+
+
+def check_plan(config: RunConfig, *, out: Path) -> Network:
+    """Return the run's network, having found what can be wrong before pictures are read.
+
+    Raises ConfigError or ModelError for a plan that cannot work, RunError when the folder ``out``
+    cannot be made or written to.
+    """
+    _make_folder(out)
+    STRATEGIES.get(config.federation.strategy)(config)
+    AGGREGATIONS.get(config.federation.aggregation)
+    return build_network(config.model, config.task_table(), seed=config.seed)
+
+
+def conduct(
+    config: RunConfig,
+    federate: Federate,
+    *,
+    network: Network,
+    reference: Mapping[str, Shard],
+    out: Path,
+    kind: Kind,
+    started_at: datetime,
+) -> Summary:
+    """Run the rounds with all that measures and records them; return what was written.
+
+    Args:
+        config: The run's.
+        federate: Runs the rounds.
+        network: Of :func:`check_plan`.
+        reference: The coordinator's reference set of every task.
+        out: The run's folder: summary, report, pictures, models.
+        kind: Where the sites are; a tag of the MLflow run.
+        started_at: When the run began, with its time zone.
+
+    An MLflow run that was begun is closed as failed when anything is raised.
+    """
+    evaluator = CentralEvaluation(config, network.to(chosen_device(config.train)), reference)
+    journal = Journal(
+        config,
+        out=out,
+        tracker=start_tracking(config, out=out, tags={"fovea.kind": kind}),
+        cases=evaluator.cases(),
+        reference_cards={task: shard.card for task, shard in reference.items()},
+        started_at=started_at,
+    )
+    try:
+        return journal.finish(federate(evaluator, journal))
+    except BaseException:
+        journal.abandon()
+        raise
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise RunError(
+            f"{out}: cannot be written to ({error.strerror}). Name another folder with --out."
+        ) from error
