@@ -12,8 +12,8 @@ from common.device import chosen_device
 from common.errors import RunError
 from common.model.network import Network, build_network
 from server.aggregate import AGGREGATIONS
-from server.app import RunResult
 from server.central_eval import CentralEvaluation
+from server.coordinate import RunResult
 from server.journal import Journal
 from server.strategies import STRATEGIES
 from server.summary import Summary

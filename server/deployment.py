@@ -14,10 +14,10 @@ from flwr.serverapp import Grid
 from common.config_file import load_config
 from common.errors import ConfigError, RunError
 from common.log import configure
-from server.app import Instruments, RunResult, coordinate
 from server.central_eval import CentralEvaluation
 from server.checkpoint import ModelFiles
 from server.composition import check_plan, conduct
+from server.coordinate import Instruments, RunResult, coordinate
 from server.journal import Journal
 from server.logged_progress import LoggedProgress, log_preparation
 from server.participation import Status

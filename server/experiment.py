@@ -6,9 +6,9 @@ from pathlib import Path
 from rich.console import Console
 
 from common.config_file import LoadedConfig
-from server.app import RunResult
 from server.central_eval import CentralEvaluation
 from server.composition import check_plan, conduct
+from server.coordinate import RunResult
 from server.journal import Journal
 from server.phantom_sheets import draw_phantom_sheets
 from server.preparation import prepare_shards

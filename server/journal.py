@@ -9,8 +9,8 @@ from common.config import RunConfig
 from common.config_file import config_digest
 from common.datasets.card import DataCard, card_from_dict
 from common.wire import SiteCard
-from server.app import RunResult
 from server.central_eval import CentralResult
+from server.coordinate import RunResult
 from server.entries import installed_versions, round_entry, site_entries, tasks_about
 from server.overlay_files import FOLDER, before_after_file, round_file, round_files
 from server.overlays import OverlayCase, OverlayMap, OverlayRow, draw_overlays, save_png

@@ -36,8 +36,8 @@ from flwr.supercore.telemetry import EventType
 from common.config import RunConfig
 from common.errors import ConfigError, DataError, RunError
 from common.local_site import SITES_VARIABLE, LocalSite, write_sites
-from server.app import Instruments, RunResult, server_app
 from server.checkpoint import ModelFiles
+from server.coordinate import Instruments, RunResult, server_app
 from server.round_report import (
     CentralEvaluator,
     Progress,

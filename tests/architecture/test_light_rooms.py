@@ -13,9 +13,16 @@ LIGHT = [
     "common.log",
     "common.wire",
     "common.tasks",
+    "common.yaml_file",
+    "common.layers",
+    "common.schedule",
+    "common.local_site",
     "client.app",
+    "server.app",
     "server.cli",
     "server.participation",
+    "server.summary",
+    "server.comparison",
 ]
 HEAVY = ("torch", "torchvision", "timm", "captum", "opacus", "mlflow", "ray")
 

@@ -13,7 +13,7 @@ from common.datasets.prepare import prepare_shard
 from common.datasets.sources import open_source
 from common.seed import derive_seed
 from common.wire import Arrays, SiteCard
-from server.app import RunResult
+from server.coordinate import RunResult
 from server.participation import Reply
 from server.round_report import Progress, RoundReport
 from server.simulate import simulate

@@ -19,9 +19,9 @@ from common.errors import ConfigError
 from common.model.arrays import array_names, read_arrays
 from common.model.network import Network, build_network
 from common.wire import Arrays, SiteCard
-from server.app import RunResult
 from server.central_eval import PART, CentralEvaluation
 from server.checkpoint import ModelFiles, save_model
+from server.coordinate import RunResult
 from server.journal import Journal
 from server.overlay_cases import choose_cases
 from server.overlay_files import round_file, round_files

@@ -1,0 +1,172 @@
+"""The coordinator of a run: configuration → model → sites → rounds → verdict."""
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Generic
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from common.config import RunConfig
+from common.config_file import config_digest
+from common.errors import ConfigError, RunError
+from common.layers import unmatched_prefixes
+from common.wire import Arrays, SiteCard
+from server.aggregate import AGGREGATIONS
+from server.checkpoint import NOTHING_EVALUATED, Checkpoint, ModelFiles
+from server.exchange import Discovery, Exchange
+from server.participation import Participation, Verdict, verdict
+from server.round_report import CentralEvaluator, Progress, ResultT, Tracker
+from server.rounds import Federation, measure_untrained, run_rounds
+from server.strategies import STRATEGIES, Strategy
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Instruments(Generic[ResultT]):
+    """What measures, records and shows a run, and where its model goes."""
+
+    evaluator: CentralEvaluator[ResultT]
+    tracker: Tracker[ResultT]
+    progress: Progress
+    files: ModelFiles
+
+
+@dataclass(frozen=True, eq=False)
+class RunResult:
+    """A run from its first to its last round."""
+
+    run: str
+    verdict: Verdict
+    cards: dict[str, SiteCard]  # of the sites that were there
+    participation: tuple[Participation, ...]
+    rounds_done: int
+    best_round: int | None
+    best_score: float | None
+    files: ModelFiles  # the best and the last model
+    wall_s: float
+
+
+def server_app(
+    config: RunConfig,
+    instruments: Instruments[ResultT],
+    *,
+    stop: threading.Event,
+    finished: Callable[[RunResult], None],
+) -> ServerApp:
+    """Return the ServerApp of one run; ``finished`` gets its result.
+
+    Raises ConfigError for an unknown strategy or aggregation, or settings it cannot work with.
+    """
+    strategy = STRATEGIES.get(config.federation.strategy)(config)
+    AGGREGATIONS.get(config.federation.aggregation)
+    made = ServerApp()
+
+    @made.main()
+    def run(grid: Grid, context: Context) -> None:
+        del context  # the configuration was read and checked before the app was made
+        finished(coordinate(grid, config, strategy, instruments, stop=stop))
+
+    return made
+
+
+def coordinate(
+    grid: Grid,
+    config: RunConfig,
+    strategy: Strategy,
+    instruments: Instruments[ResultT],
+    *,
+    stop: threading.Event,
+) -> RunResult:
+    """Run a federation over Flower's grid from its first round to its verdict.
+
+    Raises ConfigError when configuration and network or sites do not fit, RunError when too few
+    sites are there, and whatever the instruments raise.
+    """
+    started = time.monotonic()
+    run = f"{config.name}-{secrets.token_hex(4)}"
+    exchange = Exchange(grid, run=run, stop=stop)
+    model = _initial_model(config)
+    with ThreadPoolExecutor(max_workers=1) as aside:
+        # Sites take seconds to come up; the untrained model can be measured meanwhile.
+        measuring = aside.submit(measure_untrained, instruments.evaluator, model)
+        discovery = _sites(config, exchange, instruments.progress)
+    start = Checkpoint(
+        run=run,
+        config_digest=config_digest(config),
+        server_round=0,
+        model=model,
+        strategy={},
+        participation=(),
+        progression=NOTHING_EVALUATED,
+    )
+    federation = Federation(
+        run=run,
+        config=config,
+        discovery=discovery,
+        exchange=exchange,
+        strategy=strategy,
+        evaluator=instruments.evaluator,
+        tracker=instruments.tracker,
+        progress=instruments.progress,
+        files=instruments.files,
+    )
+    last = run_rounds(federation, start, untrained=measuring.result())
+    judged = verdict(
+        last.participation,
+        sites=[site.name for site in config.sites],
+        required_sites=config.federation.required_sites,
+    )
+    return RunResult(
+        run=run,
+        verdict=judged,
+        cards=discovery.cards,
+        participation=last.participation,
+        rounds_done=last.server_round,
+        best_round=last.progression.best_round,
+        best_score=last.progression.best_score,
+        files=instruments.files,
+        wall_s=time.monotonic() - started,
+    )
+
+
+def _sites(config: RunConfig, exchange: Exchange, progress: Progress) -> Discovery:
+    tasks = {site.name: site.task for site in config.sites}
+    discovery = exchange.discover(
+        list(tasks), wait_s=config.federation.wait_for_sites_s, waiting_for=progress.waiting_for
+    )
+    for site, card in discovery.cards.items():
+        if card.task != tasks[site]:
+            raise ConfigError(
+                f"site {site} holds task {card.task}, the configuration says {tasks[site]}. "
+                "Correct one of them."
+            )
+    if len(discovery.cards) < config.federation.min_sites:
+        absent = "; ".join(f"{site}: {why.reason}" for site, why in discovery.absent.items())
+        raise RunError(
+            f"{len(discovery.cards)} of {len(tasks)} sites are there, federation.min_sites is "
+            f"{config.federation.min_sites}. Absent: {absent}."
+        )
+    return discovery
+
+
+def _initial_model(config: RunConfig) -> Arrays:
+    """Return the model of round 0, which ships the weights: sites never download any."""
+    # Here, not above: torch takes seconds to load, a wrong configuration should show at once.
+    from common.model.arrays import array_names, read_arrays  # noqa: PLC0415
+    from common.model.network import build_network  # noqa: PLC0415
+
+    network = build_network(config.model, config.task_table(), seed=config.seed)
+    names = array_names(network)
+    if unmatched := unmatched_prefixes(names, config.federation.local_layers):
+        raise ConfigError(
+            f"federation.local_layers: no array's name starts with {unmatched[0]!r}. Names look "
+            f"like {names[0]!r} and {names[-1]!r}."
+        )
+    return read_arrays(network, names)
