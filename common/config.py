@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from common.config_checks import check_ascending, check_labels, check_whole
 from common.loss_config import LossConfig
 from common.model_config import ModelConfig
 from common.registry import unknown_name
@@ -39,6 +40,11 @@ class PreprocessConfig(Section):
     crop_dark_border: bool
     stain_normalisation: Literal["none", "macenko", "reinhard"]
 
+    @model_validator(mode="after")
+    def _black_below_white(self) -> Self:
+        check_ascending("contrast_percentiles", self.contrast_percentiles, equal_allowed=False)
+        return self
+
 
 class AugmentConfig(Section):
     """What training does to pictures and ROIs together, at random, of one task."""
@@ -53,6 +59,11 @@ class AugmentConfig(Section):
     elastic_sigma_px: Positive
     brightness: Fraction
     contrast: Fraction
+
+    @model_validator(mode="after")
+    def _smallest_before_largest(self) -> Self:
+        check_ascending("scale", self.scale, equal_allowed=True)
+        return self
 
 
 class DuplicateConfig(Section):
@@ -175,8 +186,7 @@ class SplitConfig(Section):
 
     @model_validator(mode="after")
     def _sums_to_one(self) -> Self:
-        if abs(self.train + self.val + self.test - 1.0) > 1e-6:
-            raise ValueError("train + val + test must be 1")
+        check_whole(self.model_dump())
         return self
 
 
@@ -189,8 +199,7 @@ class ReferenceSplitConfig(Section):
 
     @model_validator(mode="after")
     def _sums_to_one(self) -> Self:
-        if abs(self.selection + self.calibration + self.gate - 1.0) > 1e-6:
-            raise ValueError("selection + calibration + gate must be 1")
+        check_whole(self.model_dump())
         return self
 
 
@@ -290,8 +299,10 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:
-        for name in self.tasks:
-            self.task(name)
+        check_labels(
+            {name: task.labels for name, task in self.tasks.items()},
+            context_labels=self.model.context_labels,
+        )
         names = [site.name for site in self.sites]
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from common.config import RunConfig
+from common.config_expectation import expectation, known_keys
 from common.errors import ConfigError
 from common.registry import unknown_name
 from common.yaml_file import YamlValue, parse_yaml, read_yaml
@@ -42,7 +43,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
     try:
         run = RunConfig.model_validate(merged)
     except ValidationError as error:
-        raise ConfigError(_readable(error, path, merged)) from error
+        raise ConfigError(_readable(error, path, merged, overrides)) from error
     return LoadedConfig(run=run, root=root or path.parent, path=path)
 
 
@@ -153,26 +154,78 @@ def _list_index(items: list[YamlValue], part: str, key: str) -> int:
     return int(part)
 
 
-def _readable(error: ValidationError, path: Path, merged: Mapping[str, YamlValue]) -> str:
-    details = error.errors()
-    lines = [_sentence(detail, merged) for detail in details]
+def _readable(
+    error: ValidationError,
+    path: Path,
+    merged: Mapping[str, YamlValue],
+    overrides: Sequence[str],
+) -> str:
+    """Return every problem, blaming the file or the override that it comes from."""
+    options = [override.partition("=")[0] for override in overrides]
+    problems = [_problem(detail, merged) for detail in error.errors()]
+    blamed = [_option_at(key, options) for key, _ in problems]
+    lines = [
+        (f"--set {option}: " if option else "")
+        + (f"{key}: " if key and key != option else "")
+        + sentence
+        for (key, sentence), option in zip(problems, blamed, strict=True)
+    ]
+    where = "" if all(blamed) else f"{path}: "
     if len(lines) == 1:
-        return f"{path}: {lines[0]}"
-    return f"{path}: {len(lines)} problems\n" + "\n".join(f"  - {line}" for line in lines)
+        return where + lines[0]
+    return f"{where}{len(lines)} problems\n" + "\n".join(f"  - {line}" for line in lines)
 
 
-def _sentence(detail: ErrorDetails, merged: Mapping[str, YamlValue]) -> str:
+def _option_at(key: str, options: Sequence[str]) -> str | None:
+    """Return the last override that set this key, something below it, or what it lies in."""
+    touching = [
+        option
+        for option in options
+        if key and (f"{key}.".startswith(f"{option}.") or f"{option}.".startswith(f"{key}."))
+    ]
+    return touching[-1] if touching else None
+
+
+def _problem(detail: ErrorDetails, merged: Mapping[str, YamlValue]) -> tuple[str, str]:
+    """Return the key that is wrong, "" for the whole file, and what is wrong with it."""
     location = [part for part in detail["loc"] if part not in _source_kinds(merged, detail)]
     key = ".".join(str(part) for part in location)
-    if detail["type"] == "extra_forbidden":
-        known = dict.fromkeys(_known_keys(detail["loc"][:-1]))
-        return f"{key}: " + unknown_name("key", str(detail["loc"][-1]), known)
-    if detail["type"] == "missing":
-        return f"{key}: is missing. Add it, or extend {ROOT_FILE}, which holds every key."
     if detail["type"] == "value_error":
         message = detail["msg"].removeprefix("Value error, ")
-        return f"{key}: {message}" if key else message
-    return f"{key}: {detail['msg']}, got {detail['input']!r}."
+        named, colon, rest = message.partition(": ")
+        # What concerns several sections is found at the top; its message begins with the key.
+        is_key = bool(colon) and not key and set(named).isdisjoint(" '")
+        return (named, rest) if is_key else (key, message)
+    if detail["type"] == "missing" and isinstance(detail["loc"][-1], int):
+        key = key.rpartition(".")[0]  # the list that is too short, not the entry it lacks
+    return key, _sentence(detail)
+
+
+def _sentence(detail: ErrorDetails) -> str:
+    """Return what is wrong with a value, without its key."""
+    location = detail["loc"]
+    if detail["type"] == "extra_forbidden":
+        return unknown_name("key", str(location[-1]), dict.fromkeys(known_keys(location[:-1])))
+    if detail["type"] == "missing":
+        fewer = f"expected {expectation(location[:-1])}, got fewer."
+        add = f"is missing. Add it, or extend {ROOT_FILE}, which holds every key."
+        return fewer if isinstance(location[-1], int) else add
+    if detail["type"] == "union_tag_invalid":
+        return f"expected kind {detail['ctx']['expected_tags']}, got {detail['ctx']['tag']!r}."
+    if detail["type"] == "union_tag_not_found":
+        return "expected a mapping that says its kind, e.g. kind: phantom."
+    if detail["type"] == "string_pattern_mismatch":
+        return f"expected small letters, digits and hyphens, got {detail['input']!r}."
+    return f"expected {expectation(location)}, got {_shown(detail['input'])}."
+
+
+def _shown(value: object) -> str:
+    """Return a value as YAML writes it where Python writes something else."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(list(value) if isinstance(value, tuple) else value)
 
 
 def _source_kinds(merged: Mapping[str, YamlValue], detail: ErrorDetails) -> set[str | int]:
@@ -189,26 +242,8 @@ def _source_kinds(merged: Mapping[str, YamlValue], detail: ErrorDetails) -> set[
     return branches
 
 
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    """Return the keys that the schema has at a location, following unions by their kind."""
-    models: list[type[BaseModel]] = [RunConfig]
-    for part in location:
-        following: list[type[BaseModel]] = []
-        for model in models:
-            if isinstance(part, str) and part in model.model_fields:
-                following += models_in(model.model_fields[part].annotation)
-        named = [m for m in models if part in _kinds_of(m)]
-        models = following or named or models
-    return [name for model in models for name in model.model_fields]
-
-
 def models_in(annotation: object) -> list[type[BaseModel]]:
     """Return the sections that a field's type may hold, through unions and containers."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for part in get_args(annotation) for model in models_in(part)]
-
-
-def _kinds_of(model: type[BaseModel]) -> tuple[object, ...]:
-    field = model.model_fields.get("kind")
-    return get_args(field.annotation) if field is not None else ()

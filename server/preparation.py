@@ -1,9 +1,10 @@
 """Every shard of a simulated federation: the sites' and the reference sets', from the YAML alone.
 
 In a real federation each hospital prepares its own; here one machine holds all of them, and can
-therefore check that no patient is in two places.
+therefore check that no patient and no picture is in two places.
 """
 
+import csv
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,10 +13,11 @@ from pathlib import Path
 
 from common.config import FileSource, PoolSource, RunConfig
 from common.config_file import LoadedConfig
-from common.datasets.partition import partition, scan_duplicates
+from common.datasets.partition import partition, scan_duplicates_once
 from common.datasets.prepare import prepare_shard
 from common.datasets.record import Source
 from common.datasets.shard import Shard
+from common.datasets.shared_pictures import Place, find_shared_pictures
 from common.datasets.sources import OWN_PATIENT, open_source
 from common.datasets.views import JoinedSource
 from common.errors import ConfigError, DataError
@@ -23,6 +25,8 @@ from common.seed import derive_seed
 
 READERS = min(8, os.cpu_count() or 1)  # threads; decoding and resizing release the interpreter
 REFERENCE = "reference-"  # before a task's name, where sites have their own
+
+SHARED = "shared-pictures.csv"  # names rows: for the person at this machine alone
 
 # Told what is being read, how many pictures are done and how many there are.
 Watch = Callable[[str, int, int], None]
@@ -44,11 +48,11 @@ def prepare_shards(
 
     Raises:
         ConfigError: A source names an unknown pool, or a pool of another task, or needs ``--data``.
-        DataError: A source cannot be read, or a patient is in two places.
+        DataError: A source cannot be read, or a patient or a picture is in two places.
     """
     config = loaded.run
     places = _tasks_by_place(config)
-    sources = open_sources(loaded, places, data_root=data_root, watch=watch)
+    sources = open_sources(loaded, places, data_root=data_root, out=out, watch=watch)
     _no_patient_twice(sources, places)
     sites, folders = {}, {}
     for site in config.sites:
@@ -65,6 +69,7 @@ def prepare_shards(
                 workers=READERS,
             )
     reference = _prepare_reference(config, sources, out=out, watch=watch)
+    _no_picture_twice(config, sources, places, folder=out / "shards")
     return Shards(sites=sites, site_folders=folders, reference=reference)
 
 
@@ -77,7 +82,7 @@ def prepare_reference(
     Raises what :func:`prepare_shards` raises.
     """
     names = [REFERENCE + task for task in loaded.run.tasks]
-    sources = open_sources(loaded, names, data_root=data_root, watch=watch)
+    sources = open_sources(loaded, names, data_root=data_root, out=out, watch=watch)
     return _prepare_reference(loaded.run, sources, out=out, watch=watch)
 
 
@@ -102,11 +107,17 @@ def _prepare_reference(
 
 
 def open_sources(
-    loaded: LoadedConfig, names: Collection[str], *, data_root: Path | None, watch: Watch
+    loaded: LoadedConfig,
+    names: Collection[str],
+    *,
+    data_root: Path | None,
+    out: Path,
+    watch: Watch,
 ) -> dict[str, Source]:
     """Open the sources of sites and, as ``reference-<task>``, of reference sets, by these names.
 
-    A pool is read whole even for one of its shares: who gets whom depends on all of them.
+    A pool is read whole even for one of its shares: who gets whom depends on all of them. What was
+    found of it is kept below ``out/shards``.
     """
     config = loaded.run
     for site in config.sites:
@@ -127,7 +138,7 @@ def open_sources(
             opened[name] = _open(loaded, source, task=task, site=name, data_root=data_root)
     for pool, parts in shares.items():
         if not parts.keys().isdisjoint(names):
-            opened |= _share_out(loaded, pool, parts, data_root=data_root, watch=watch)
+            opened |= _share_out(loaded, pool, parts, data_root=data_root, out=out, watch=watch)
     return {name: opened[name] for name in names}
 
 
@@ -137,6 +148,7 @@ def _share_out(
     shares: Mapping[str, float],
     *,
     data_root: Path | None,
+    out: Path,
     watch: Watch,
 ) -> Mapping[str, Source]:
     config, pool = loaded.run, loaded.run.data.pools[name]
@@ -146,8 +158,11 @@ def _share_out(
             for source in pool.sources
         )
     )
-    found = scan_duplicates(
-        joined, config=config.data.duplicates, progress=_watched(watch, f"pool {name}")
+    found = scan_duplicates_once(
+        joined,
+        config=config.data.duplicates,
+        folder=out / "shards",
+        progress=_watched(watch, f"pool {name}"),
     )
     seed = derive_seed(config.seed, "pool", name)
     return partition(joined, duplicates=found, shares=shares, seed=seed)
@@ -204,6 +219,54 @@ def _no_patient_twice(sources: Mapping[str, Source], tasks: Mapping[str, str]) -
                     f"{other} and {place} share a {whom}. Take both from one pool of data.pools, "
                     "which is divided by patient."
                 )
+
+
+def _no_picture_twice(
+    config: RunConfig, sources: Mapping[str, Source], tasks: Mapping[str, str], *, folder: Path
+) -> None:
+    """Raise DataError when places of one task that read files show the same picture.
+
+    Which rows they are is written below the folder, for the person at this machine.
+    """
+    listing = folder / SHARED
+    listing.unlink(missing_ok=True)
+    origins = _file_origins(config)
+    for task in config.tasks:
+        places = {
+            name: Place(folder=folder / name, source=sources[name], origin=origin)
+            for name, origin in origins.items()
+            if tasks[name] == task
+        }
+        shared = find_shared_pictures(places, config=config.data.duplicates)
+        if not shared:
+            continue
+        with listing.open("w", newline="", encoding="utf-8") as stream:
+            table = csv.writer(stream)
+            table.writerow(["place", "row", "other place", "other row"])
+            for found in shared:
+                (one, other), (row, its_row) = found.places, found.rows
+                table.writerow([one, row, other, its_row])
+        listing.chmod(0o600)
+        one, other = shared[0].places
+        count = sum(found.places == (one, other) for found in shared)
+        raise DataError(
+            f"{one} and {other} share {count} picture{'s' if count > 1 else ''} (rows in "
+            f"{listing}). Take both from one pool of data.pools, which is divided by picture."
+        )
+
+
+def _file_origins(config: RunConfig) -> dict[str, str]:
+    """Return where the pictures of every place that reads files come from: itself or its pool."""
+    named = {REFERENCE + task: config.reference[task].source for task in config.tasks}
+    named |= {site.name: site.source for site in config.sites}
+    origins = {}
+    for name, source in named.items():
+        if isinstance(source, PoolSource):
+            if any(part.kind != "phantom" for part in config.data.pools[source.pool].sources):
+                origins[name] = f"pool {source.pool}"
+        elif source.kind != "phantom":
+            origins[name] = name
+    return origins
 
 
 @contextmanager

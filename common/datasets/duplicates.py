@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import imagehash
 import numpy as np
@@ -88,7 +89,8 @@ def find_duplicates(
     ``config.near_distance_bits`` of the perceptual hash and correlate, in fine detail, at least
     ``config.near_correlation``. Two labels conflict where both are known and differ, on exact
     duplicates and on near duplicates of different patients; the same patient may well look alike
-    before and after.
+    before and after. Exact duplicates are judged together: where two of them conflict, with one
+    another or with a near duplicate, all of them do.
 
     Args:
         signatures: One per picture, length N.
@@ -100,8 +102,7 @@ def find_duplicates(
     exact = _exact_pairs(signatures)
     near = tuple(_near_pairs(signatures, set(exact), config))
     groups = _connected(len(signatures), exact + near)
-    suspects = exact + tuple((a, b) for a, b in near if patients[a] != patients[b])
-    conflicts = {row for a, b in suspects if _disagree(targets[a], targets[b]) for row in (a, b)}
+    conflicts = _conflicts(exact, near, patients=patients, targets=targets)
     named = list(splits) if splits is not None else [None] * len(signatures)
     splits_of: dict[str, set[str]] = {}
     for patient, split in zip(patients, named, strict=True):
@@ -118,6 +119,39 @@ def find_duplicates(
         ),
         straddling_patients=sum(len(found) > 1 for found in splits_of.values()),
     )
+
+
+def _conflicts(
+    exact: Sequence[tuple[int, int]],
+    near: Sequence[tuple[int, int]],
+    *,
+    patients: Sequence[str],
+    targets: NDArray[np.floating],
+) -> set[int]:
+    """Return the pictures of every class of equal pixels that is in doubt.
+
+    A class stands or falls as a whole: its pictures cannot be told apart, so what is doubtful of
+    one is doubtful of all.
+    """
+    copies: dict[int, list[int]] = {}
+    for first, copy in exact:
+        copies.setdefault(first, [first]).append(copy)
+    conflicts = {row for rows in copies.values() if _ambiguous(targets[rows]) for row in rows}
+    for a, b in near:
+        ones, others = copies.get(a, [a]), copies.get(b, [b])
+        if any(
+            patients[one] != patients[other] and _disagree(targets[one], targets[other])
+            for one, other in product(ones, others)
+        ):
+            conflicts.update(ones, others)
+    return conflicts
+
+
+def _ambiguous(targets: NDArray[np.floating]) -> bool:
+    """Say whether a column of (N, T) holds two known values."""
+    missing = np.isnan(targets)
+    lowest = np.where(missing, np.inf, targets).min(axis=0)
+    return bool((np.where(missing, -np.inf, targets).max(axis=0) > lowest).any())
 
 
 def _disagree(one: NDArray[np.floating], other: NDArray[np.floating]) -> bool:
@@ -167,8 +201,8 @@ def _correlation(one: NDArray[np.int8], other: NDArray[np.int8]) -> NDArray[np.f
     norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
     # Two blank pictures have no detail in which they could differ.
     both_flat = ~x.any(axis=1) & ~y.any(axis=1)
-    product = np.einsum("md,md->m", x, y) / np.maximum(norms, 1e-12)
-    return np.where(both_flat, np.float32(1), product).astype(np.float32)
+    cosine = np.einsum("md,md->m", x, y) / np.maximum(norms, 1e-12)
+    return np.where(both_flat, np.float32(1), cosine).astype(np.float32)
 
 
 def _connected(number: int, pairs: Sequence[tuple[int, int]]) -> tuple[tuple[int, ...], ...]:

@@ -1,14 +1,19 @@
 """Shares a pool of cases out by patient, so that no patient and no picture is at two places."""
 
+import hashlib
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from common.config import DuplicateConfig
+from common.datasets.code_digest import code_digest
 from common.datasets.duplicates import DuplicateReport, Signature, find_duplicates, signature
 from common.datasets.record import Source
-from common.datasets.source_traits import official_split_of
+from common.datasets.source_traits import identity_of, official_split_of
 from common.datasets.split import split_patients
 from common.datasets.views import SubsetSource
 from common.errors import DataError
@@ -50,6 +55,39 @@ def scan_duplicates(
         splits=[official_split_of(source, index) for index in readable],
     )
     return _renumbered(report, readable)
+
+
+def scan_duplicates_once(
+    source: Source,
+    *,
+    config: DuplicateConfig,
+    folder: Path,
+    progress: Callable[[int, int], None] | None = None,
+) -> DuplicateReport:
+    """Do what :func:`scan_duplicates` does, or return what it found of the same source before.
+
+    Args:
+        source: The cases.
+        config: Thresholds.
+        folder: Where the findings are kept; it is created. Other sources' findings stay.
+        progress: Called with (pictures read, pictures in all).
+    """
+    identity = identity_of(source)
+    if identity is None:
+        return scan_duplicates(source, config=config, progress=progress)
+    decisive = (code_digest(), identity, config.model_dump_json())
+    key = hashlib.sha256(repr(decisive).encode()).hexdigest()
+    path = folder / f".scan-{key[:32]}.json"
+    kept = TypeAdapter(DuplicateReport)
+    try:
+        return kept.validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        report = scan_duplicates(source, config=config, progress=progress)
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}")
+    partial.write_bytes(kept.dump_json(report))
+    partial.replace(path)
+    return report
 
 
 def _renumbered(report: DuplicateReport, names: Sequence[int]) -> DuplicateReport:

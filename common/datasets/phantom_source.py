@@ -10,6 +10,7 @@ import numpy as np
 from common.config import PhantomSource
 from common.datasets.phantom import PHANTOMS
 from common.datasets.phantom.case import PhantomCase, Scanner, Shortcut, scanner_for
+from common.datasets.phantom.draw import LARGEST_PX, SMALLEST_PX
 from common.datasets.record import Case, CaseRegion, Exclusion
 from common.errors import ConfigError
 from common.tasks import Task
@@ -47,19 +48,26 @@ class PhantomTable:
         return self.draw(index).targets
 
     def draw(self, index: int) -> PhantomCase:
-        """Draw a picture with all that is known of it, its outlines and healed twin included."""
+        """Draw a picture with all that is known of it, its outlines and healed twin included.
+
+        Raises:
+            ConfigError: The site's source asks for what no phantom can show.
+        """
         agreement = self.config.marker_agreement
-        return PHANTOMS.get(self.task.name)(
-            task=self.task,
-            index=index,
-            patient=self._number(index),
-            seed=self.seed,
-            size_px=self.size_px,
-            scanner=self.scanner,
-            shortcut=None if agreement is None else Shortcut(agreement=agreement),
-            lesion_contrast=self.config.lesion_contrast,
-            prevalence=self.config.prevalence,
-        )
+        try:
+            return PHANTOMS.get(self.task.name)(
+                task=self.task,
+                index=index,
+                patient=self._number(index),
+                seed=self.seed,
+                size_px=self.size_px,
+                scanner=self.scanner,
+                shortcut=None if agreement is None else Shortcut(agreement=agreement),
+                lesion_contrast=self.config.lesion_contrast,
+                prevalence=self.config.prevalence,
+            )
+        except ConfigError as error:
+            raise ConfigError(f"phantoms of {self.site}: {error}") from error
 
     def load(self, index: int) -> Case:
         """Draw a picture, with its lesion masks if its patient's lesions are outlined."""
@@ -89,7 +97,17 @@ class PhantomTable:
                      self.scanner))  # fmt: skip
 
     def drawn_at(self, size_px: int) -> "PhantomTable":
-        """Return the same patients drawn at another size."""
+        """Return the same patients drawn at another size.
+
+        Raises:
+            ConfigError: Phantoms cannot be drawn at this size.
+        """
+        if not SMALLEST_PX <= size_px <= LARGEST_PX:
+            raise ConfigError(
+                f"{self.site} has phantoms, which are drawn at {SMALLEST_PX} to {LARGEST_PX} "
+                f"pixels; data.image_size_px is {size_px}. Change it, and model.image_size_px "
+                "with it."
+            )
         return replace(self, size_px=size_px)
 
     def _number(self, index: int) -> int:

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from common.config import DataConfig
 from common.datasets.card_counts import count_shard
+from common.datasets.code_digest import code_digest
 from common.datasets.duplicates import DuplicateReport, find_duplicates
 from common.datasets.reading import ReadPicture, read_all
 from common.datasets.record import Exclusion, Source
@@ -28,6 +30,7 @@ from common.datasets.shard import (
     open_shard,
     shard_fingerprint,
 )
+from common.datasets.shared_pictures import read_signatures, row_of, write_signatures
 from common.datasets.source_traits import at_size, identity_of
 from common.datasets.split import split_patients
 from common.datasets.staging import Staging
@@ -74,6 +77,7 @@ def prepare_shard(
     fingerprint = _fingerprint(source, task=task, parts=parts, data=data, seed=seed)
     if fingerprint is not None and shard_fingerprint(out) == fingerprint:
         try:
+            read_signatures(out)
             return open_shard(out)
         except DataError:
             log.warning("shard is damaged, prepared anew", extra={"action": "shard_damaged"})
@@ -110,7 +114,7 @@ def _fingerprint(
         return None
     decisive = [
         FORMAT,
-        _code_digest(),
+        code_digest(),
         identity,
         repr(task),
         list(parts.items()),
@@ -120,15 +124,6 @@ def _fingerprint(
         seed,
     ]
     return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
-
-
-def _code_digest() -> str:
-    """Return a digest of the code that makes shards: after an update they are prepared again."""
-    here = Path(__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted([*here.rglob("*.py"), here.parent / "preprocess.py"]):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def _write(
@@ -146,6 +141,7 @@ def _write(
     """Fill an empty folder with the shard's files."""
     excluded = list(source.exclusions)
     found: list[ReadPicture] = []
+    record: list[int] = []
     with Staging(folder, size_px=data.image_size_px, channels=task.channels) as staging:
         items = read_all(
             source,
@@ -156,11 +152,12 @@ def _write(
         )
         for done, item in enumerate(items, start=1):
             if isinstance(item, Exclusion):
-                excluded.append(item)
+                excluded.append(replace(item, row=row_of(source, done - 1)))
             else:
                 read, prepared = item
                 staging.add(prepared.image, prepared.masks)
                 found.append(read)
+                record.append(done - 1)
             if progress is not None:
                 progress(done, len(source))
         duplicates = _duplicates(found, data)
@@ -198,6 +195,9 @@ def _write(
     }
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
+    write_signatures(
+        folder, [read.signature for read in reads], records=[record[row] for row in kept]
+    )
     _write_exclusions(folder / EXCLUSIONS, excluded)
     meta = ShardMeta(
         format=FORMAT,

@@ -63,6 +63,99 @@ def test_wrong_override_is_refused_with_a_remedy(override: str, sentence: str) -
         load_config(DEMO, [override])
 
 
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("train.epochs=two", "expected a whole number of at least 1, got 'two'."),
+        ("train.epochs=1.5", "expected a whole number of at least 1, got 1.5."),
+        ("train.epochs=0", "expected a whole number of at least 1, got 0."),
+        ("train.epochs=null", "expected a whole number of at least 1, got null."),
+        ("train.learning_rate=0", "expected a number above 0, got 0."),
+        ("train.warmup_fraction=2", "expected a number from 0 to 1, got 2."),
+        ("train.optimiser=sgd", "expected one of adam, adamw, got 'sgd'."),
+        ("train=5", "expected a mapping of keys, got 5."),
+        ("evaluation.federated=3", "expected true or false, got 3."),
+        ("federation.required_sites=north", "expected a list, got 'north'."),
+        ("sites=[]", "expected a list of at least 1, got []."),
+        ("tracking.uri=7", "expected text or null, got 7."),
+        ("data.augment.chestx.scale=[1.0]", "expected a list of 2, got fewer."),
+        ("data.augment.chestx.scale=[1, 1, 1]", "expected a list of 2, got [1, 1, 1]."),
+        ("sites.0.name=X Y", "expected small letters, digits and hyphens, got 'X Y'."),
+        ("seed=x", "expected a whole number of at least 0 and below 2147483648, got 'x'."),
+        ("sites.0.source.patients=many", "expected a whole number of at least 1, got 'many'."),
+    ],
+)
+def test_wrong_override_is_blamed_itself_in_plain_words(override: str, sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(DEMO, [override])
+    assert str(caught.value) == f"--set {override.partition('=')[0]}: {sentence}"
+
+
+def test_unknown_kind_of_source_is_told_from_those_there_are() -> None:
+    with pytest.raises(ConfigError, match=r"expected kind 'phantom', .*'pool', got 'phantm'\.$"):
+        load_config(DEMO, ["sites.0.source.kind=phantm"])
+
+
+def test_part_of_an_override_is_named_beside_it() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(DEMO, ["sites.0.source.prevalence={Mass: 3}"])
+    assert str(caught.value) == (
+        "--set sites.0.source.prevalence: sites.0.source.prevalence.Mass: "
+        "expected a number from 0 to 1, got 3."
+    )
+
+
+def test_file_is_blamed_for_what_stands_in_it(tmp_path: Path) -> None:
+    path = write(tmp_path, f"extends: [{DEMO}]\ntrain: {{batch_size: none}}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, ["train.epochs=0"])
+    assert str(caught.value) == (
+        f"{path}: 2 problems\n"
+        "  - --set train.epochs: expected a whole number of at least 1, got 0.\n"
+        "  - train.batch_size: expected a whole number of at least 1, got 'none'."
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("data.augment.chestx.scale=[1.1, 0.9]", r"scale must be at most the second, got \[1.1"),
+        (
+            "data.preprocess.chestx.contrast_percentiles=[0.5, 0.5]",
+            r"contrast_percentiles must be less than the second, got \[0.5, 0.5\]",
+        ),
+        ("data.split.train=0.5", r"train \+ val \+ test must be 1, got 0\.\d+"),
+        (
+            "data.reference_split.gate=0.5",
+            r"selection \+ calibration \+ gate must be 1, got \d\.\d+",
+        ),
+        (
+            "tasks.chestx.labels=[Efusion]",
+            r"^--set tasks\.chestx\.labels: unknown label .* 'Efusion'",
+        ),
+        ("tasks.retina.labels=[mild]", r"^--set tasks\.retina\.labels: .* fixed labels"),
+    ],
+)
+def test_values_that_contradict_one_another_are_refused(override: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        load_config(DEMO, [override])
+
+
+def test_context_label_that_the_run_left_out_is_refused_with_the_remedy() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(CONFIGS / "default.yaml", ["tasks.chestx.labels=[Mass]"])
+    assert str(caught.value) == (
+        f"{CONFIGS / 'default.yaml'}: model.context_labels.chestx: unknown context label "
+        "'Cardiomegaly'. Known: Mass. Take it out, e.g. with "
+        "--set model.context_labels.chestx=[], or add it to tasks.chestx.labels."
+    )
+
+
+def test_context_label_of_no_task_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"model\.context_labels: unknown task 'chest'"):
+        load_config(DEMO, ["model.context_labels={chest: [Mass]}"])
+
+
 def test_override_is_yaml_and_later_ones_win() -> None:
     run = load_config(DEMO, ["train.learning_rate=1e-3", "train.learning_rate=2.0e-4"]).run
     assert run.train.learning_rate == pytest.approx(2e-4)

@@ -1,5 +1,6 @@
 """All shards of a run from its YAML: what is refused, what is shared out, what is reopened."""
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -138,7 +139,7 @@ def test_patient_at_two_sites_of_one_task_is_refused_without_a_name(tmp_path: Pa
 
 
 def test_no_patient_of_a_pool_is_at_two_places(tmp_path: Path) -> None:
-    sources = open_sources(chest_run(POOLED), PLACES, data_root=None, watch=unwatched)
+    sources = open_sources(chest_run(POOLED), PLACES, data_root=None, out=tmp_path, watch=unwatched)
 
     patients = {name: {s.patient(i) for i in range(len(s))} for name, s in sources.items()}
     assert list(patients) == list(PLACES)
@@ -171,7 +172,8 @@ def test_coordinator_alone_prepares_the_reference_set_it_has_beside_all_sites(
     )
 
     assert pictures(alone["chestx"]) == pictures(together.reference["chestx"])
-    assert [path.name for path in (tmp_path / "alone/shards").iterdir()] == ["reference-chestx"]
+    folders = [path.name for path in (tmp_path / "alone/shards").iterdir() if path.is_dir()]
+    assert folders == ["reference-chestx"]
 
 
 def test_coordinator_alone_needs_none_of_the_sites_files(tmp_path: Path) -> None:
@@ -205,10 +207,127 @@ def test_another_seed_prepares_every_shard_anew(tmp_path: Path) -> None:
     assert told.last == dict.fromkeys(PLACES, (8, 8))
 
 
-def test_shares_of_a_pool_are_reopened_after_the_pool_was_looked_through(tmp_path: Path) -> None:
-    told = Told()
+def test_shares_of_a_pool_are_reopened_without_looking_through_it_again(tmp_path: Path) -> None:
+    first, again = Told(), Told()
 
+    before = prepare_shards(chest_run(POOLED), data_root=None, out=tmp_path, watch=first)
+    after = prepare_shards(chest_run(POOLED), data_root=None, out=tmp_path, watch=again)
+
+    assert first.last["pool lake"] == (16, 16)
+    assert again.last == {}
+    assert pictures(after.sites["north"]) == pictures(before.sites["north"])
+
+
+def test_pool_is_looked_through_again_where_pictures_or_thresholds_differ(tmp_path: Path) -> None:
+    stricter, damaged = Told(), Told()
     prepare_shards(chest_run(POOLED), data_root=None, out=tmp_path, watch=unwatched)
-    prepare_shards(chest_run(POOLED), data_root=None, out=tmp_path, watch=told)
 
-    assert told.last == {"pool lake": (16, 16)}
+    loaded = chest_run(POOLED, "data.duplicates.near_distance_bits=7")
+    prepare_shards(loaded, data_root=None, out=tmp_path, watch=stricter)
+    for kept in (tmp_path / "shards").glob(".scan-*"):
+        kept.write_text("{")
+    prepare_shards(loaded, data_root=None, out=tmp_path, watch=damaged)
+
+    assert stricter.last["pool lake"] == damaged.last["pool lake"] == (16, 16)
+
+
+# No picture at two places
+
+
+def copy_picture(folder: Path, source: str, target: str, *, touched: bool = False) -> None:
+    with Image.open(folder / source) as opened:
+        pixels = np.array(opened)
+    pixels[0, 0] ^= int(touched)
+    Image.fromarray(pixels).save(folder / target)
+
+
+@pytest.mark.parametrize("touched", [False, True], ids=["equal", "near"])
+def test_picture_at_a_site_and_in_the_reference_set_is_refused(
+    tmp_path: Path, touched: bool
+) -> None:
+    first = write_table(tmp_path, "first", [f"a{row}" for row in range(8)])
+    second = write_table(tmp_path, "second", [f"b{row}" for row in range(8)])
+    copy_picture(tmp_path, "first-3.png", "second-5.png", touched=touched)
+    loaded = chest_run((first, phantom(8), second))
+
+    for _ in ("prepared", "reopened"):
+        with pytest.raises(
+            DataError, match=r"^reference-chestx and north share 1 picture .*Take both from one"
+        ) as caught:
+            prepare_shards(loaded, data_root=tmp_path, out=tmp_path / "out", watch=unwatched)
+
+    assert ".png" not in str(caught.value)
+    listing = tmp_path / "out/shards/shared-pictures.csv"
+    assert listing.stat().st_mode & 0o777 == 0o600
+    assert listing.read_text().splitlines()[1:] == [
+        "reference-chestx,second.csv row 7,north,first.csv row 5"
+    ]
+
+
+def test_picture_in_a_pool_and_at_a_site_beside_it_is_refused(tmp_path: Path) -> None:
+    pooled = write_table(tmp_path, "pooled", [f"a{row}" for row in range(16)])
+    beside = write_table(tmp_path, "beside", [f"b{row}" for row in range(8)])
+    copy_picture(tmp_path, "pooled-3.png", "beside-5.png")
+    pool = f"data.pools={{lake: {{task: chestx, sources: [{pooled}]}}}}"
+    loaded = chest_run((share("lake", 0.5), beside, share("lake", 0.5)), pool)
+
+    with pytest.raises(DataError, match=r"^(north|reference-chestx) and harbour share 1 picture "):
+        prepare_shards(loaded, data_root=tmp_path, out=tmp_path / "out", watch=unwatched)
+
+
+def test_places_without_a_common_picture_are_prepared(tmp_path: Path) -> None:
+    tables = [
+        write_table(tmp_path, name, [f"{name}{row}" for row in range(8)])
+        for name in ("a", "b", "c")
+    ]
+    out = tmp_path / "out"
+    shards = prepare_shards(chest_run(tables), data_root=tmp_path, out=out, watch=unwatched)
+    assert [len(shard) for shard in shards.sites.values()] == [8, 8]
+    assert not (out / "shards/shared-pictures.csv").exists()
+
+
+def test_shard_without_its_signatures_is_prepared_anew(tmp_path: Path) -> None:
+    loaded, told = chest_run([phantom(8)] * 3), Told()
+    prepare_shards(loaded, data_root=None, out=tmp_path, watch=unwatched)
+    (tmp_path / "shards/north/signatures.npy").unlink()
+
+    prepare_shards(loaded, data_root=None, out=tmp_path, watch=told)
+
+    assert told.last == {"north": (8, 8)}
+
+
+# What is left out
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_damaged_picture_is_listed_with_its_row_of_the_table(tmp_path: Path, pooled: bool) -> None:
+    table = write_table(tmp_path, "table", [f"a{row}" for row in range(16)])
+    (tmp_path / "table-5.png").write_bytes(b"not a picture")
+    pool = f"data.pools={{lake: {{task: chestx, sources: [{phantom(4)}, {table}]}}}}"
+    sources = POOLED if pooled else (table, phantom(8), phantom(8))
+
+    prepare_shards(
+        chest_run(sources, pool), data_root=tmp_path, out=tmp_path / "out", watch=unwatched
+    )
+
+    rows = [
+        row["row"]
+        for path in (tmp_path / "out/shards").glob("*/exclusions.csv")
+        for row in csv.DictReader(path.read_text().splitlines())
+    ]
+    assert rows == ["table.csv row 7"]
+
+
+# Phantoms that cannot be drawn
+
+
+def test_size_at_which_no_phantom_is_drawn_names_a_site(tmp_path: Path) -> None:
+    loaded = chest_run([phantom(8)] * 3, "data.image_size_px=48", "model.image_size_px=48")
+    with pytest.raises(ConfigError, match=r"north has phantoms.*data\.image_size_px is 48"):
+        prepare_shards(loaded, data_root=None, out=tmp_path, watch=unwatched)
+
+
+def test_prevalence_that_cannot_be_names_the_site(tmp_path: Path) -> None:
+    loaded = chest_run([phantom(8)] * 3, "sites.1.source.prevalence={Masss: 0.5}")
+    with pytest.raises(ConfigError, match=r"^phantoms of harbour: .*Did you mean 'Mass'"):
+        prepare_shards(loaded, data_root=None, out=tmp_path, watch=unwatched)

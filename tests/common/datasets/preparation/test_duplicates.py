@@ -188,6 +188,46 @@ def test_labels_conflict_only_where_both_are_known(
     assert (report.groups, report.conflicts) == (((0, 1),), ())
 
 
+@pytest.mark.parametrize(
+    ("labels", "conflicts"),
+    [
+        ((1.0, 1.0, 0.0), (0, 1, 2)),
+        ((1.0, 0.0, 1.0), (0, 1, 2)),
+        ((np.nan, 1.0, 0.0), (0, 1, 2)),
+        ((np.nan, 1.0, 1.0), ()),
+    ],
+)
+def test_labels_are_judged_over_all_equal_pictures(
+    make_case: Callable[..., Case],
+    duplicate_config: DuplicateConfig,
+    labels: tuple[float, ...],
+    conflicts: tuple[int, ...],
+) -> None:
+    report = find_duplicates(
+        [signature(make_case(0).image)] * 3,
+        patients=["a", "b", "c"],
+        targets=np.array(labels)[:, None],
+        config=duplicate_config,
+    )
+    assert report.conflicts == conflicts
+
+
+def test_a_near_picture_is_compared_with_every_copy_of_its_like(
+    make_case: Callable[..., Case], duplicate_config: DuplicateConfig
+) -> None:
+    pixels = make_case(0).image
+    touched = pixels.copy()
+    touched[0, 0] ^= 1
+    report = find_duplicates(
+        [signature(pixels), signature(pixels), signature(touched)],
+        patients=["p1", "p2", "p1"],
+        targets=np.array([[1.0], [1.0], [0.0]]),
+        config=duplicate_config,
+    )
+    assert report.near_pairs == ((0, 2),)
+    assert report.conflicts == (0, 1, 2)
+
+
 def test_near_pictures_of_one_patient_may_have_different_labels(
     make_case: Callable[..., Case], duplicate_config: DuplicateConfig
 ) -> None:

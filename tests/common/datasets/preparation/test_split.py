@@ -106,7 +106,8 @@ def test_every_label_is_spread_in_proportion(seed: int) -> None:
     for column in label_strata(targets).T:
         counts = np.bincount(part[column], minlength=3)
         wanted = np.array([0.8, 0.1, 0.1]) * column.sum()
-        assert (np.abs(counts - wanted) <= 5).all()  # one per stratum, and rounding
+        # A label stands in up to four combinations; each may be off by two and by rounding.
+        assert (np.abs(counts - wanted) <= 10).all()
 
 
 def test_grades_are_spread_in_proportion() -> None:
