@@ -1,4 +1,4 @@
-"""One seed for python, numpy, torch and the loaders' workers."""
+"""One seed for python, numpy and torch."""
 
 import hashlib
 import random
@@ -23,13 +23,6 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
     # On CUDA some backward kernels have no determined form; the promise is for the CPU.
     torch.use_deterministic_algorithms(not torch.cuda.is_available())
-
-
-def seed_worker(_worker_id: int) -> None:
-    """Seed numpy and python in a loader's worker from the seed that torch gave this worker."""
-    worker_seed = torch.initial_seed() % 2**32
-    np.random.seed(worker_seed)
-    random.seed(worker_seed)
 
 
 def generator(seed: int) -> torch.Generator:

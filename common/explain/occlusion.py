@@ -11,6 +11,9 @@ from common.model.network import Network, Output
 from torchvision.transforms.v2.functional import gaussian_blur  # isort: skip
 
 WINDOWS_PER_SIDE = 8  # the painted square is an eighth of the picture's side
+ROUNDING = (
+    1e-5  # of the logit, at least of 1: a smaller fall is the arithmetic's, not the picture's
+)
 BLUR_SHARE = 0.125  # standard deviation of the paint's blur, as a share of the side
 
 
@@ -28,7 +31,8 @@ def occlusion(network: Network, images: Tensor, *, task: str, logit: int) -> Ten
         logit: Which of its logits.
 
     Returns:
-        (B, H, W), >= 0, each summing to 1 (or all zero), constant over each square.
+        (B, H, W), >= 0, each summing to 1, constant over each square; all zero where no square
+        lowers the logit by more than rounding does.
     """
     side = images.shape[-1]
     window = max(1, side // WINDOWS_PER_SIDE)
@@ -40,6 +44,7 @@ def occlusion(network: Network, images: Tensor, *, task: str, logit: int) -> Ten
         return output.logits[:, logit]
 
     with torch.inference_mode():
+        size = logit_of(images).abs().clamp(min=1)[:, None, None]  # (B, 1, 1)
         paint = gaussian_blur(images, kernel_size=[kernel, kernel], sigma=[sigma, sigma])
         drop: Tensor = Occlusion(logit_of).attribute(
             images,
@@ -48,4 +53,7 @@ def occlusion(network: Network, images: Tensor, *, task: str, logit: int) -> Ten
             baselines=paint,
             perturbations_per_eval=8,
         )
-    return as_saliency(drop.mean(dim=1))  # (B, 3, H, W) -> (B, H, W)
+        fall = drop.mean(dim=1)  # (B, 3, H, W) -> (B, H, W)
+        # Scaled to sum to 1, rounding alone would look like an explanation.
+        fall = fall.where(fall >= ROUNDING * size, 0.0)
+    return as_saliency(fall)

@@ -11,6 +11,7 @@ import timm
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.nn import functional
 
 from common.errors import ModelError
 from common.model.weights import WeightsKind, kind_of
@@ -23,13 +24,17 @@ _SIDE_PX = 64  # of the picture of zeros that tells channels and strides
 class Encoder(nn.Module):
     """Two feature pictures of one timm CNN; layers deeper than needed are left out."""
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, config: EncoderConfig, *, shift_px: int = 0) -> None:
         """Build the CNN with timm's own initialisation or weights.
+
+        Strided convolutions with symmetric padding look up and to the left of the cells they
+        stand for; ``shift_px`` moves the picture that far up and left to meet them.
 
         Raises ModelError for an unknown name, options or stages that timm does not accept,
         weights that cannot be had, and networks without feature pictures.
         """
         super().__init__()
+        self.shift_px = shift_px
         stages = sorted({config.evidence_stage, config.transformer_stage})
         self.net = _create(config, tuple(stages))
         for module in self.net.modules():
@@ -51,6 +56,7 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return evidence features (B, C_e, H/s_e, W/s_e) and deep ones (B, C_d, H/s_d, W/s_d)."""
+        images = _shifted(images, self.shift_px)
         if self._next_block is None:
             features = cast(list[Tensor], self.net(images))
             return features[0], features[-1]
@@ -69,6 +75,16 @@ class Encoder(nn.Module):
         finally:
             handle.remove()
         return tapped[0], features[-1]
+
+
+def _shifted(images: Tensor, shift_px: int) -> Tensor:
+    """Return pictures (B, 3, H, W) moved up and left (negative: down and right), edges repeated."""
+    if shift_px == 0:
+        return images
+    height, width = images.shape[2:]
+    before, after = max(-shift_px, 0), max(shift_px, 0)
+    wider = functional.pad(images, (before, after, before, after), mode="replicate")
+    return wider[:, :, after : after + height, after : after + width]
 
 
 def _create(config: EncoderConfig, stages: tuple[int, ...]) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Measures how far an evidence token can see, so that a map cannot point away from its cause.
+"""Measures what an evidence token sees, so that a map cannot point away from its cause.
 
 Evidence may only depend on the picture around it. Convolutions keep that promise up to their
 receptive field; GroupNorm, BatchNorm in training and squeeze-and-excitation break it, because
@@ -6,8 +6,12 @@ their statistics or gates span the whole picture. What an encoder does is measur
 from its name: where is the gradient of one token's features with respect to the picture nonzero
 (the theoretical receptive field of Luo et al. 2016, https://arxiv.org/abs/1701.04128, section 1,
 plus whatever normalisation adds), and do features move when a far patch is altered.
+
+A token must also look at its own cell. Where that gradient lies, on the whole, off the cell's
+centre (padded strided convolutions), the encoder is given the whole px that bring it back.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +23,8 @@ from torch.nn import functional
 from common.errors import ModelError
 from common.model.encoder import Encoder
 from common.model_config import EncoderConfig
+
+_DRAWS = 6  # of random weights, over which the place a token looks at is averaged
 
 # Class names of timm and torch whose output at one place depends on all places.
 _GLOBAL_KINDS = {
@@ -44,6 +50,7 @@ class Locality:
 
     receptive_field_px: int  # width of the picture part with any influence, at most the picture
     picture_share: float  # receptive_field_px / picture width
+    shift_px: int  # by which pictures move up and left, so that tokens look at their cells
     far_change: float  # change of the tokens beyond the allowed field, relative to their deviation
     crosses_pictures: bool  # does a token depend on other pictures of the batch
     global_parts: tuple[str, ...]  # parts of the encoder known to see the whole picture
@@ -72,10 +79,13 @@ def _measure(config_json: str, image_size_px: int) -> Locality:
         features = _token_features(encoder, config.token_stride_px)
         field_px, crosses = _receptive_field(features, images)
         reach_px = min(image_size_px, round(config.max_receptive_field * image_size_px))
+        if field_px < image_size_px:  # of a clipped field the centre cannot be told
+            encoder.shift_px = _shift_px(encoder, features, field_px, config.token_stride_px)
         far_change = _far_change(features, images, reach_px, config.token_stride_px)
     return Locality(
         receptive_field_px=field_px,
         picture_share=field_px / image_size_px,
+        shift_px=encoder.shift_px,
         far_change=far_change,
         crosses_pictures=crosses,
         global_parts=_global_parts(encoder),
@@ -143,6 +153,47 @@ def _receptive_field(features: Callable[[Tensor], Tensor], images: Tensor) -> tu
         for places in (touched.any(dim=axis).nonzero() for axis in (0, 1))
     ]
     return max(extents), bool(gradient[1].abs().sum() > 0)
+
+
+def _shift_px(
+    encoder: Encoder,
+    features: Callable[[Tensor], Tensor],
+    field_px: int,
+    token_stride_px: int,
+) -> int:
+    """Return how far below and right of what a token sees its cell lies, to the nearest px.
+
+    What it sees is the mean place of the squared gradient: the share of a token's variance that
+    each pixel of a noise picture contributes. Branches and shortcuts of a residual block may look
+    at different places, hence the mean over random weights.
+    """
+    step_px = 64  # any encoder that could be built reads multiples of this side
+    side_px = step_px * math.ceil((field_px + 2 * token_stride_px) / step_px)
+    places = torch.arange(side_px) + 0.5
+    offsets = []
+    for _ in range(_DRAWS):
+        images = torch.randn(1, 3, side_px, side_px, requires_grad=True)
+        tokens = features(images)
+        middle = tokens.shape[2] // 2
+        seen = tokens[0, :, middle, middle]
+        (gradient,) = torch.autograd.grad((seen * torch.randn_like(seen)).sum(), images)
+        weight = gradient[0].square().sum(dim=0)  # (H, W)
+        both = weight.sum(dim=0) + weight.sum(dim=1)
+        cell_px = (middle + 0.5) * token_stride_px
+        offsets.append(cell_px - float(both @ places / both.sum()))
+        _redraw(encoder)
+    return round(sum(offsets) / len(offsets))
+
+
+def _redraw(encoder: nn.Module) -> None:
+    """Shuffle each parameter's values and draw single gains anew: other weights of their kind."""
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            if parameter.numel() == 1:
+                parameter.uniform_(0.5, 1.5)
+            else:
+                order = torch.randperm(parameter.numel())
+                parameter.copy_(parameter.flatten()[order].view_as(parameter))
 
 
 def _far_change(

@@ -41,10 +41,10 @@ class Output:
 class Trunk(nn.Module):
     """What all tasks share: the CNN, the two projections, the transformer."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, *, shift_px: int) -> None:
         """Build it. Raises ModelError when strides do not fit the token grid."""
         super().__init__()
-        self.encoder = Encoder(config.encoder)
+        self.encoder = Encoder(config.encoder, shift_px=shift_px)
         token_px = config.encoder.token_stride_px
         self._evidence_factor = _factor(self.encoder.evidence_stride_px, token_px, "evidence_stage")
         deep_px = self.encoder.deep_stride_px
@@ -89,7 +89,7 @@ class Network(nn.Module):
         self.config = config
         self.tasks = dict(tasks)
         self.locality = locality
-        self.trunk = Trunk(config)
+        self.trunk = Trunk(config, shift_px=locality.shift_px)
         self.heads = nn.ModuleDict()
 
     def grid(self, image_size_px: int) -> tuple[int, int]:

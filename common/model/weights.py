@@ -1,13 +1,14 @@
-"""Weights to and from safetensors files; nothing here can run code from a file."""
+"""Weights from safetensors files; nothing here can run code from a file."""
 
 from enum import Enum
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from common.errors import ModelError
+from common.model.arrays import array_names
 
 
 class WeightsKind(Enum):
@@ -37,18 +38,13 @@ def kind_of(path: str) -> WeightsKind:
     return WeightsKind.NETWORK if is_network else WeightsKind.ENCODER
 
 
-def save_weights(network: nn.Module, path: str | Path) -> None:
-    """Write every parameter and buffer to a safetensors file; folders are made."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    tensors = {name: value.detach().contiguous() for name, value in network.state_dict().items()}
-    save_file(tensors, str(path))
-
-
 def load_weights(network: nn.Module, path: str | Path, *, heads_may_differ: bool = False) -> None:
     """Read a network's weights in place.
 
     With ``heads_may_differ`` heads in only one of network and file are left alone (starting a
-    run of one task from a network that held others). Raises ModelError naming what does not fit.
+    run of one task from a network that held others). Whole-number buffers (BatchNorm's batch
+    counter) are not exchanged between sites and may be missing. Raises ModelError naming what
+    does not fit.
     """
     if kind_of(str(path)) is not WeightsKind.NETWORK:
         raise ModelError(
@@ -57,7 +53,7 @@ def load_weights(network: nn.Module, path: str | Path, *, heads_may_differ: bool
         )
     given = load_file(str(path))
     expected = network.state_dict()
-    missing = sorted(set(expected) - set(given))
+    missing = sorted(set(array_names(network)) - set(given))
     unexpected = sorted(set(given) - set(expected))
     if heads_may_differ:
         missing = _not_of_heads(missing)

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
-from common.seed import derive_seed, generator, seed_everything, seed_worker
+from common.seed import derive_seed, generator, seed_everything
 
 DRAWS_WITH_REAL_OPERATOR = """
 import torch
@@ -65,22 +64,15 @@ def test_derived_seeds_differ_by_name_and_are_stable() -> None:
     assert derive_seed(1, "a", "b") != derive_seed(1, "ab")
 
 
-def test_workers_draw_from_the_loaders_seed() -> None:
-    class Draw(torch.utils.data.Dataset[float]):
-        def __len__(self) -> int:
-            return 4
+def test_generators_have_streams_of_their_own() -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
 
-        def __getitem__(self, index: int) -> float:
-            return float(np.random.rand())
+    first, same, other = (torch.rand(4, generator=generator(seed)) for seed in (1, 1, 2))
 
-    def run(seed: int) -> list[float]:
-        loader = DataLoader(
-            Draw(), num_workers=1, worker_init_fn=seed_worker, generator=generator(seed)
-        )
-        return [float(value) for value in loader]
-
-    assert run(1) == run(1)
-    assert run(1) != run(2)
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_torchvision_imports_after_the_shim() -> None:

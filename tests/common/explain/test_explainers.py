@@ -135,6 +135,18 @@ def test_picture_in_which_nothing_speaks_for_the_logit_has_a_map_of_zeros(
     assert torch.equal(maps, torch.zeros(PICTURES, SIDE_PX, SIDE_PX))
 
 
+def test_occlusion_of_a_picture_without_content_is_a_map_of_zeros(network: Network) -> None:
+    # The paint equals the picture up to rounding, so nothing is painted over.
+    images = torch.tensor([-1.7, 0.3, 2.4])[:, None, None, None].expand(-1, 3, SIDE_PX, SIDE_PX)
+
+    maps = [
+        EXPLAINERS.get("occlusion")(network, images, task=task, logit=logit)
+        for task, logit in ASKED
+    ]
+
+    assert all(torch.equal(drawn, torch.zeros_like(drawn)) for drawn in maps)
+
+
 def bilinear(tokens: NDArray[np.float64], side: int) -> NDArray[np.float64]:
     """(h, h) -> (side, side): straight lines between the centres of neighbouring cells."""
     centres = (np.arange(side) + 0.5) * len(tokens) / side - 0.5

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from common.errors import ModelError
+from common.model.encoder import Encoder
 from common.model.locality import measure_locality
-from common.model.network import Network, Output, build_network
+from common.model.network import Network, Output, Trunk, build_network
 from common.model_config import ModelConfig
 from common.tasks import TASKS
 
@@ -125,6 +126,67 @@ def test_measured_receptive_field_equals_the_sum_over_layers(configured: Configu
         assert locality.receptive_field_px == expected_px
         assert locality.far_change == 0.0
         assert not locality.crosses_pictures
+
+
+def looks_beside_its_cell_px(config: ModelConfig, *, shift_px: int, are_open: bool) -> float:
+    """Mean over random weights of how far a token's gradient lies off its cell's centre, in px.
+
+    The last gain of each residual branch starts at zero in timm's ResNets; ``are_open`` draws it.
+    """
+    token_px = config.encoder.token_stride_px
+    side_px = 64 if token_px == 8 else 192
+    token = side_px // token_px // 2
+    cell_px = (token + 0.5) * token_px
+    offsets = []
+    for seed in range(12 if side_px == 64 else 4):
+        torch.manual_seed(100 + seed)
+        trunk = Trunk(config, shift_px=shift_px)
+        if are_open:
+            with torch.no_grad():
+                for parameter in trunk.encoder.parameters():
+                    if parameter.ndim == 4 and not parameter.any():
+                        parameter.uniform_(0.5, 1.5)
+        images = torch.randn(1, 3, side_px, side_px, requires_grad=True)
+        seen = trunk(images)[0][0, :, token, token]
+        (seen @ torch.randn_like(seen)).backward()
+        rows = images.grad[0].square().sum(dim=(0, 2))
+        columns = images.grad[0].square().sum(dim=(0, 1))
+        weight = (rows + columns) / (rows + columns).sum()
+        offsets.append(float(weight @ (torch.arange(side_px) + 0.5)) - cell_px)
+    return sum(offsets) / len(offsets)
+
+
+@pytest.mark.parametrize(("size", "shift_px"), [("tiny", 2), ("small", 0), ("base", 2)])
+def test_a_token_looks_at_its_own_cell(configured: Configured, size: str, shift_px: int) -> None:
+    config = configured(size)
+    locality = measure_locality(config.encoder, image_size_px=NETWORKS[size])
+    assert locality.shift_px == shift_px
+
+    assert abs(looks_beside_its_cell_px(config, shift_px=shift_px, are_open=True)) <= 0.5
+    # Whole pixels cannot meet open and closed branches alike.
+    assert abs(looks_beside_its_cell_px(config, shift_px=shift_px, are_open=False)) <= 1.0
+
+
+@pytest.mark.parametrize("shift_px", [2, -3])
+def test_a_shifted_encoder_reads_the_picture_from_there_and_repeats_its_edge(
+    configured: Configured, shift_px: int
+) -> None:
+    config = configured("tiny").encoder
+    plain = Encoder(config)
+    shifted = Encoder(config, shift_px=shift_px)
+    shifted.load_state_dict(plain.state_dict())  # the same names and shapes
+    images = torch.randn(2, 3, 64, 96)
+    rows, columns = ((torch.arange(n) + shift_px).clamp(0, n - 1) for n in (64, 96))
+
+    features, _ = shifted(images)
+
+    expected, _ = plain(images[:, :, rows][:, :, :, columns])
+    assert torch.equal(features, expected)
+
+
+def test_an_encoder_that_sees_the_whole_picture_is_not_shifted(configured: Configured) -> None:
+    encoder = configured("tiny", encoder=LEAKY["GroupNorm"]).encoder
+    assert measure_locality(encoder, image_size_px=64).shift_px == 0
 
 
 def test_batch_normalisation_is_seen_to_cross_pictures(configured: Configured) -> None:

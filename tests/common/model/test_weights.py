@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from common.errors import ModelError
+from common.model.arrays import array_names, read_arrays
 from common.model.network import Network, build_network
-from common.model.weights import load_weights, save_weights
+from common.model.weights import load_weights
 from common.model_config import ModelConfig
 from common.tasks import TASKS, task_named
 
@@ -25,12 +27,17 @@ def equal(first: Network, second: Network, prefix: str = "") -> bool:
     )
 
 
+def save_weights(network: nn.Module, path: str | Path) -> None:
+    state = network.state_dict()
+    save_file({name: value.contiguous() for name, value in state.items()}, path)
+
+
 def test_safetensors_round_trip_is_exact(configured: Configured, tmp_path: Path) -> None:
     trained = build_network(configured("tiny"), TASKS, seed=1)
     other = build_network(configured("tiny"), TASKS, seed=2)
 
-    save_weights(trained, tmp_path / "new" / "model.safetensors")
-    load_weights(other, tmp_path / "new" / "model.safetensors")
+    save_weights(trained, tmp_path / "model.safetensors")
+    load_weights(other, tmp_path / "model.safetensors")
 
     assert equal(trained, other)
 
@@ -75,6 +82,24 @@ def test_weights_of_other_labels_are_refused_by_name(
 
     with pytest.raises(ModelError, match=r"heads\.chestx\.parts\.evidence\.bias is \(14,\), exp"):
         load_weights(build_network(configured("tiny"), fewer, seed=1), path, heads_may_differ=True)
+
+
+def test_exchanged_arrays_alone_fill_a_network_with_batch_normalisation(
+    configured: Configured, tmp_path: Path
+) -> None:
+    batchnorm = {"name": "resnet18", "options": {}, "evidence_stage": 2, "allow_leaky": True}
+    config = configured("tiny", encoder=batchnorm)
+    trained, other = (
+        build_network(config, {"retina": TASKS["retina"]}, seed=seed) for seed in (1, 2)
+    )
+    names = array_names(trained)
+    assert set(names) < set(trained.state_dict())  # the batch counters do not travel
+    arrays = {name: torch.from_numpy(v) for name, v in read_arrays(trained, names).items()}
+    save_file(arrays, tmp_path / "model.safetensors")
+
+    load_weights(other, tmp_path / "model.safetensors")
+
+    assert equal(trained, other)
 
 
 def test_missing_tensors_are_named(configured: Configured, tmp_path: Path) -> None:
