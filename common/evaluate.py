@@ -41,6 +41,8 @@ class TaskPredictions:
     part: str
     indices: NDArray[np.int64]  # (N,) pictures in the shard
     logits: NDArray[np.float32]  # (N, T)
+    context: NDArray[np.float32]  # (N, T) logits; what the whole picture adds beside the maps
+    with_context: frozenset[str]  # names of the logits that have a context part
     predictions: Predictions
     localised: tuple[LocalisedCase, ...]  # one per picture and positive logit
     loss: dict[str, float]  # mean over pictures of each part, before weighting; may be NaN
@@ -57,6 +59,9 @@ class TaskReport:
     classification: ClassificationReport
     localisation: LocalisationReport
     loss: dict[str, float | None]
+    # Per logit, mean over pictures of |context| / (|Σ map| + |context|), in [0, 1]; None for a
+    # logit without a context part, and for a diverged model.
+    context_share: dict[str, float | None]
 
     @property
     def score(self) -> float | None:
@@ -108,6 +113,7 @@ def evaluate(
     size_px = int(shard.images.shape[1])
     device = next(network.parameters()).device
     logits: list[NDArray[np.float32]] = []
+    context: list[NDArray[np.float32]] = []
     answers: list[NDArray[np.float32]] = []
     localised: list[LocalisedCase] = []
     kept: dict[int, NDArray[np.float32]] = {}
@@ -122,6 +128,7 @@ def evaluate(
                 output = network(batch.image.to(device), task=task.name)
                 chance = probabilities(output.logits, task=task, thresholds=output.thresholds)
                 logits.append(output.logits.cpu().numpy())
+                context.append(output.context.cpu().numpy())
                 answers.append(chance.cpu().numpy())
                 sums += _loss_sums(output, batch, task=task, config=loss, device=device)
                 maps = output.maps.cpu().numpy()  # (B, T, h, w)
@@ -136,6 +143,8 @@ def evaluate(
         part=part,
         indices=indices,
         logits=np.concatenate(logits),
+        context=np.concatenate(context),
+        with_context=frozenset(network.config.context_labels.get(task.name, ())),
         predictions=_predictions(np.concatenate(answers), shard, indices, task),
         localised=tuple(localised),
         loss=dict(zip(LOSS_PARTS, (sums / len(indices)).tolist(), strict=True)),
@@ -171,6 +180,7 @@ def measure(predicted: TaskPredictions, *, config: EvaluationConfig, seed: int) 
             rng=draws("localisation"),
         ),
         loss={part: finite_or_none(value) for part, value in predicted.loss.items()},
+        context_share=_context_shares(predicted),
     )
 
 
@@ -186,10 +196,31 @@ def released_metrics(report: TaskReport) -> dict[str, float]:
     return {name: value for name, value in numbers.items() if value is not None}
 
 
+def context_share(*, map_logits: float, context_logits: float) -> float:
+    """Return |context| / (|Σ map| + |context|) of one logit, in [0, 1]; 0 where both are 0.
+
+    NaN for a diverged model.
+    """
+    size = abs(map_logits) + abs(context_logits)
+    return abs(context_logits) / size if size else 0.0
+
+
 def positive_logits(shard: Shard, index: int) -> list[int]:
     """Return the logits of a picture whose target is positive: finding, grade ≥ 1, malignant."""
     # NaN >= 1 is False: what is unknown is not positive.
     return [int(logit) for logit in np.flatnonzero(shard.targets[index] >= 1)]
+
+
+def _context_shares(predicted: TaskPredictions) -> dict[str, float | None]:
+    shares: dict[str, float | None] = {}
+    for logit, name in enumerate(predicted.task.logit_names):
+        context = predicted.context[:, logit].astype(np.float64)
+        seen = predicted.logits[:, logit] - context  # Σ map: the two add up to the logit
+        pairs = zip(seen.tolist(), context.tolist(), strict=True)
+        each = [context_share(map_logits=m, context_logits=c) for m, c in pairs]
+        known = name in predicted.with_context
+        shares[name] = finite_or_none(float(np.mean(each))) if known else None
+    return shares
 
 
 def _indices(shard: Shard, part: str, task: Task) -> NDArray[np.int64]:
@@ -254,5 +285,8 @@ def _predictions(
         truths=np.where(np.isnan(targets), np.nan, targets >= steps),  # (N, 1) -> (N, K)
         patients=shard.patients[indices],
         grades=targets[:, 0],
-        predicted_grades=(chance >= 0.5).sum(axis=1),
+        # NaN >= 0.5 is False: a diverged model would seem to grade every picture as healthy.
+        predicted_grades=np.where(
+            np.isfinite(chance).all(axis=1), (chance >= 0.5).sum(axis=1), np.nan
+        ),
     )

@@ -33,9 +33,7 @@ LOCALISATION_ROWS = {
 class Row:
     """One measure of one task before and after training."""
 
-    task: str
     measure: str
-    is_localisation: bool
     compared_with: str  # MAJORITY or CHANCE
     before: EstimateEntry | None
     after: EstimateEntry | None
@@ -68,9 +66,43 @@ def when(server_round: int) -> str:
     return "before training" if server_round == 0 else f"round {server_round}"
 
 
-def rows(summary: Summary) -> tuple[Row, ...]:
-    """Return the closing table's rows, task by task, from the first and last evaluations."""
-    return tuple(row for task in summary.tasks for row in task_rows(summary, task))
+def standings(summary: Summary) -> dict[Standing, int]:
+    """Return how many measures, of all tasks, lie clearly above their baseline, below it, neither.
+
+    Those without a value count as unclear.
+    """
+    found: dict[Standing, int] = {"better": 0, "worse": 0, "unclear": 0}
+    for task in summary.tasks:
+        for row in task_rows(summary, task):
+            found[row.standing] += 1
+    return found
+
+
+def standing_sentence(summary: Summary) -> str:
+    """Say how many measures beat their baseline, "" if none was measured."""
+    found = standings(summary)
+    total = sum(found.values())
+    if not total:
+        return ""
+    return (
+        f"Of {total} measures {found['better']} are better than their baseline, "
+        f"{found['worse']} worse, {found['unclear']} cannot be told."
+    )
+
+
+def attendance(summary: Summary) -> str:
+    """Say how many sites answered whenever they were asked, as ``5 of 6 sites``."""
+    asked = [
+        [entry.outcome for r in summary.rounds for entry in r.sites if entry.site == site.name]
+        for site in summary.sites
+    ]
+    steady = sum(bool(o) and all(each is Outcome.ANSWERED for each in o) for o in asked)
+    return f"{steady} of {len(summary.sites)} sites"
+
+
+def trained_rounds(summary: Summary) -> int:
+    """Return the rounds after round 0, which is the model before training."""
+    return sum(r.round > 0 for r in summary.rounds)
 
 
 def task_rows(summary: Summary, task: str) -> tuple[Row, ...]:
@@ -82,11 +114,11 @@ def task_rows(summary: Summary, task: str) -> tuple[Row, ...]:
     first, last = evaluated[0][1], evaluated[-1][1]
     kind = summary.tasks[task].kind
     made = [
-        _row(task, metric, _of_grade(measure, kind), against, first=first, last=last)
+        _row(metric, _of_grade(measure, kind), against, first=first, last=last)
         for metric, (measure, against) in CLASSIFICATION_ROWS.items()
     ]
     made += [
-        _localisation_row(task, metric, measure, first=first, last=last)
+        _localisation_row(metric, measure, first=first, last=last)
         for metric, (measure, _) in LOCALISATION_ROWS.items()
     ]
     return tuple(made)
@@ -168,6 +200,9 @@ def interval(entry: EstimateEntry | None) -> str:
     return f"{entry.low:.3f}–{entry.high:.3f}"
 
 
+SITE_COLUMNS = ("Site", "Task", "Training pictures", "Rounds answered")
+
+
 @dataclass(frozen=True)
 class SiteRow:
     """What one site brought to the run."""
@@ -176,6 +211,11 @@ class SiteRow:
     task: str
     pictures: str  # for training
     rounds: str  # answered, of those asked for
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The row under ``SITE_COLUMNS``."""
+        return (self.site, self.task, self.pictures, self.rounds)
 
 
 def site_rows(summary: Summary) -> tuple[SiteRow, ...]:
@@ -194,14 +234,10 @@ def count(value: int | None) -> str:
     return "–" if value is None else str(value)
 
 
-def _row(
-    task: str, metric: str, measure: str, against: str, *, first: TaskEntry, last: TaskEntry
-) -> Row:
+def _row(metric: str, measure: str, against: str, *, first: TaskEntry, last: TaskEntry) -> Row:
     after = headline(last.classification, metric)
     return Row(
-        task=task,
         measure=measure,
-        is_localisation=False,
         compared_with=against,
         before=headline(first.classification, metric),
         after=after,
@@ -214,18 +250,14 @@ def _of_grade(measure: str, kind: str) -> str:
     return "Accuracy of the grade" if (measure, kind) == ("Accuracy", "ordinal") else measure
 
 
-def _localisation_row(
-    task: str, metric: str, measure: str, *, first: TaskEntry, last: TaskEntry
-) -> Row:
+def _localisation_row(metric: str, measure: str, *, first: TaskEntry, last: TaskEntry) -> Row:
     # Chance differs from mask to mask, so the difference is taken picture by picture.
     above = last.localisation.average.get(f"{metric}_above_chance")
     standing: Standing = "unclear"
     if above is not None and above.low is not None and above.high is not None:
         standing = "better" if above.low > 0 else "worse" if above.high < 0 else "unclear"
     return Row(
-        task=task,
         measure=measure,
-        is_localisation=True,
         compared_with=CHANCE,
         before=first.localisation.average.get(metric),
         after=last.localisation.average.get(metric),

@@ -14,6 +14,7 @@ from common.model.network import Network, build_network
 from server.aggregate import AGGREGATIONS
 from server.central_eval import CentralEvaluation
 from server.coordinate import RunResult
+from server.former_run import clear_former_run
 from server.journal import Journal
 from server.strategies import STRATEGIES
 from server.summary import Summary
@@ -28,13 +29,17 @@ Federate = Callable[[CentralEvaluation, Journal], RunResult]
 def check_plan(config: RunConfig, *, out: Path) -> Network:
     """Return the run's network, having found what can be wrong before pictures are read.
 
+    From then on the folder is this run's: what an earlier one left there is taken away.
+
     Raises ConfigError or ModelError for a plan that cannot work, RunError when the folder ``out``
     cannot be made or written to.
     """
     _make_folder(out)
     STRATEGIES.get(config.federation.strategy)(config)
     AGGREGATIONS.get(config.federation.aggregation)
-    return build_network(config.model, config.task_table(), seed=config.seed)
+    network = build_network(config.model, config.task_table(), seed=config.seed)
+    clear_former_run(out)
+    return network
 
 
 def conduct(
@@ -58,21 +63,23 @@ def conduct(
         kind: Where the sites are; a tag of the MLflow run.
         started_at: When the run began, with its time zone.
 
-    An MLflow run that was begun is closed as failed when anything is raised.
+    When anything is raised, an MLflow run that was begun is closed as failed, and summary.json
+    says FAILED, why, and what the rounds until then brought.
     """
     evaluator = CentralEvaluation(config, network.to(chosen_device(config.train)), reference)
+    cases = evaluator.cases()
     journal = Journal(
         config,
         out=out,
         tracker=start_tracking(config, out=out, tags={"fovea.kind": kind}),
-        cases=evaluator.cases(),
-        reference_cards={task: shard.card for task, shard in reference.items()},
+        cases=cases,
         started_at=started_at,
     )
     try:
+        journal.begin({task: shard.card for task, shard in reference.items()})
         return journal.finish(federate(evaluator, journal))
-    except BaseException:
-        journal.abandon()
+    except BaseException as error:
+        journal.abandon(error)
         raise
 
 

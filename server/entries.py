@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from platform import python_version
 
-from common.config import RunConfig
+from common.config import PhantomSource, RunConfig
 from common.evaluate import TaskReport
 from common.metrics.estimate import finite_or_none
 from common.wire import Metrics, SiteCard
@@ -48,6 +48,7 @@ def task_entry(report: TaskReport) -> TaskEntry:
         score=report.score,
         score_is=report.score_is,
         loss=report.loss,
+        context_share=report.context_share,
         classification=ClassificationEntry(
             average=estimate_entries(classification.average),
             supported_average=estimate_entries(classification.supported_average),
@@ -81,7 +82,11 @@ def tasks_about(config: RunConfig) -> dict[str, TaskAbout]:
     """Return what the run's tasks are."""
     return {
         name: TaskAbout(
-            title=task.title, kind=task.kind, labels=task.labels, classes=task.class_names
+            title=task.title,
+            kind=task.kind,
+            labels=task.labels,
+            classes=task.class_names,
+            generated=_is_generated(config, name),
         )
         for name, task in config.task_table().items()
     }
@@ -96,6 +101,13 @@ def installed_versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"  # Fovea itself, run from a checkout
     return found
+
+
+def _is_generated(config: RunConfig, task: str) -> bool:
+    sources = [site.source for site in config.sites if site.task == task]
+    return any(
+        isinstance(source, PhantomSource) for source in (*sources, config.reference[task].source)
+    )
 
 
 def _site_round(site: SiteRound) -> SiteRoundEntry:

@@ -5,28 +5,34 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from common.config import RunConfig
+from common.config import PhantomSource, RunConfig
 from common.config_file import config_digest
 from common.datasets.card import DataCard, card_from_dict
+from common.errors import FoveaError
 from common.wire import SiteCard
 from server.central_eval import CentralResult
+from server.comparison import when
 from server.coordinate import RunResult
 from server.entries import installed_versions, round_entry, site_entries, tasks_about
-from server.overlay_files import FOLDER, before_after_file, round_file, round_files
+from server.former_run import MODEL_CARD_FILE, MODEL_FOLDER
+from server.overlay_files import FOLDER, before_after_file, round_file
 from server.overlays import OverlayCase, OverlayMap, OverlayRow, draw_overlays, save_png
+from server.participation import Status
 from server.report import markdown, report_files, write_report
 from server.round_report import RoundReport
-from server.summary import SCHEMA_VERSION, RoundEntry, Summary, write_summary
+from server.summary import SCHEMA_VERSION, RoundEntry, Summary, TrackingEntry, write_summary
 from server.tracking import Tracker
 
 CARDS_FOLDER = "data_cards"
-MODEL_FOLDER = "model"
 
 Seen = tuple[int, tuple[OverlayMap, ...]]  # a round and its maps, one per case
 
 
 class Journal:
-    """Records one run; give it to the rounds as their tracker, then call :meth:`finish`."""
+    """Records one run; give it to the rounds as their tracker, then call :meth:`finish`.
+
+    Making one does nothing yet; :meth:`begin` writes the first entries.
+    """
 
     def __init__(
         self,
@@ -35,17 +41,15 @@ class Journal:
         out: Path,
         tracker: Tracker,
         cases: Mapping[str, Sequence[OverlayCase]],
-        reference_cards: Mapping[str, DataCard],
         started_at: datetime,
     ) -> None:
-        """Record the configuration and the reference sets.
+        """Remember what is to be recorded, and where.
 
         Args:
             config: The run's.
             out: The run's folder.
             tracker: Open.
             cases: Per task, the pictures shown after every round.
-            reference_cards: Per task, the reference set's data card.
             started_at: When the run began, with its time zone.
         """
         self._config = config
@@ -56,16 +60,17 @@ class Journal:
         self._rounds: list[RoundEntry] = []
         self._first: dict[str, Seen] = {}
         self._last: dict[str, Seen] = {}
-        # A folder that is used again must not show the pictures of the run before.
-        for task in config.tasks:
-            for path in (*round_files(out, task).values(), before_after_file(out, task)):
-                path.unlink(missing_ok=True)
-        tracker.log_config(config, out=out)
+        self._cards: Mapping[str, SiteCard] = {}
+
+    def begin(self, reference_cards: Mapping[str, DataCard]) -> None:
+        """Record the configuration and, per task, the reference set's data card."""
+        self._tracker.log_config(self._config, out=self._out)
         for task, card in reference_cards.items():
             self._keep_card(f"reference-{task}", card)
 
     def run_started(self, cards: Mapping[str, SiteCard]) -> None:
         """Record the data cards of the sites that are there."""
+        self._cards = cards
         for site, card in cards.items():
             self._keep_card(site, card_from_dict(json.loads(card.data_card_json)))
 
@@ -103,9 +108,31 @@ class Journal:
             write_summary(summary, self._out)
         return summary
 
-    def abandon(self) -> None:
-        """Close the MLflow run of a run that broke off, as failed."""
-        self._tracker.close("FAILED")
+    def abandon(self, error: BaseException) -> None:
+        """Leave a summary.json that says FAILED and why, and close the MLflow run as failed.
+
+        Only the project's own errors are quoted: another's message may hold anything.
+        """
+        try:
+            self._tracker.log_tag("fovea.verdict", str(Status.FAILED))
+        finally:
+            tracking = self._tracker.close("FAILED")
+        kind = type(error).__name__
+        reason = (
+            f"{kind}: {error}" if isinstance(error, FoveaError) else f"the run broke off: {kind}."
+        )
+        write_summary(
+            self._entry(
+                run=self._config.name,
+                verdict=Status.FAILED,
+                reasons=(reason,),
+                cards=self._cards,
+                best_round=None,
+                files={},
+                tracking=tracking,
+            ),
+            self._out,
+        )
 
     def _summary(self, result: RunResult) -> Summary:
         found = {
@@ -114,22 +141,43 @@ class Journal:
         found |= {"best model": result.files.best, "last model": result.files.last}
         files = {what: path for what, path in found.items() if path.exists()}
         files |= report_files(self._out)
-        return Summary(
-            schema_version=SCHEMA_VERSION,
-            name=self._config.name,
+        return self._entry(
             run=result.run,
             verdict=result.verdict.status,
             reasons=result.verdict.reasons,
+            cards=result.cards,
+            best_round=result.best_round,
+            files=files,
+            tracking=self._tracker.entry(),
+        )
+
+    def _entry(
+        self,
+        *,
+        run: str,
+        verdict: Status,
+        reasons: tuple[str, ...],
+        cards: Mapping[str, SiteCard],
+        best_round: int | None,
+        files: Mapping[str, Path],
+        tracking: TrackingEntry,
+    ) -> Summary:
+        return Summary(
+            schema_version=SCHEMA_VERSION,
+            name=self._config.name,
+            run=run,
+            verdict=verdict,
+            reasons=reasons,
             started_at=self._started_at.isoformat(timespec="seconds"),
             wall_s=(datetime.now(UTC) - self._started_at).total_seconds(),
             seed=self._config.seed,
             config_digest=config_digest(self._config),
             versions=installed_versions(),
             tasks=tasks_about(self._config),
-            sites=site_entries(self._config, result.cards),
-            best_round=result.best_round,
+            sites=site_entries(self._config, cards),
+            best_round=best_round,
             rounds=tuple(self._rounds),
-            tracking=self._tracker.entry(),
+            tracking=tracking,
             files={name: path.relative_to(self._out).as_posix() for name, path in files.items()},
         )
 
@@ -139,7 +187,7 @@ class Journal:
         self._first.setdefault(task, (server_round, maps))
         self._last[task] = (server_round, maps)
         path = round_file(self._out, task, server_round)
-        self._draw(path, task, [self._last[task]], what=_when(server_round))
+        self._draw(path, task, [self._last[task]], what=when(server_round))
         self._tracker.log_picture(path, key=f"{FOLDER}/{task}", step=server_round)
 
     def _draw_before_after(self, task: str) -> None:
@@ -150,9 +198,11 @@ class Journal:
         self._tracker.log_file(path, folder=f"{FOLDER}/{task}")
 
     def _draw(self, path: Path, task: str, seen: Sequence[Seen], *, what: str) -> None:
-        rows = [OverlayRow(title=f"map {_when(n)}", maps=maps) for n, maps in seen]
+        rows = [OverlayRow(title=f"map, {when(n)}", maps=maps) for n, maps in seen]
         title = f"{self._config.task(task).title}: {what}"
-        save_png(draw_overlays(self._cases[task], rows, title=title), path)
+        is_drawn = isinstance(self._config.reference[task].source, PhantomSource)
+        outline = "lesion outline (exact)" if is_drawn else "expert outline"
+        save_png(draw_overlays(self._cases[task], rows, title=title, outline=outline), path)
 
     def _keep_card(self, name: str, card: DataCard) -> None:
         folder = self._out / CARDS_FOLDER
@@ -164,7 +214,7 @@ class Journal:
 
     def _write_model_card(self, result: RunResult) -> Path:
         """Write what is needed, beside the weights, to build the network again."""
-        path = self._out / MODEL_FOLDER / "config.json"
+        path = self._out / MODEL_FOLDER / MODEL_CARD_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         card = {
             "run": result.run,
@@ -178,7 +228,3 @@ class Journal:
         }
         path.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
         return path
-
-
-def _when(server_round: int) -> str:
-    return "before training" if server_round == 0 else f"after round {server_round}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.datasets.shard import Shard, lesion_masks
-from common.evaluate import TaskPredictions, positive_logits
+from common.evaluate import TaskPredictions, context_share, positive_logits
 from common.metrics.localisation import localise
 from common.tasks import Task
 from server.overlays import OverlayCase, OverlayMap
@@ -51,7 +51,7 @@ def overlay_case(shard: Shard, choice: Choice, *, task: Task) -> OverlayCase:
     return OverlayCase(
         image=np.asarray(shard.images[choice.index]),
         roi=lesion_masks(shard, choice.index, task).get(choice.logit),
-        title=task.logit_names[choice.logit].replace("_", " "),
+        question=_question(task, choice.logit),
         truth=_truth(float(shard.targets[choice.index, choice.logit]), task),
     )
 
@@ -65,13 +65,24 @@ def overlay_map(
     speaks_for = np.where(np.isfinite(signed), np.clip(signed, 0, None), 0).astype(np.float32)
     total = float(speaks_for.sum())
     row = int(np.searchsorted(predicted.indices, choice.index))
+    context = float(predicted.context[row, choice.logit])
+    has_context = task.logit_names[choice.logit] in predicted.with_context
     return OverlayMap(
         saliency=speaks_for / total if total > 0 else speaks_for,
         evidence_logits=total,
         prediction=_prediction(predicted, row, choice.logit, task),
         energy_in_roi=None if found is None else found.energy,
         chance_energy=None if found is None else found.energy_chance,
+        context_share=context_share(map_logits=float(signed.sum()), context_logits=context)
+        if has_context
+        else None,
     )
+
+
+def _question(task: Task, logit: int) -> str:
+    if task.kind == "ordinal":
+        return "which grade?"
+    return f"{task.logit_names[logit].replace('_', ' ')}?"
 
 
 def _truth(target: float, task: Task) -> str:
@@ -84,9 +95,14 @@ def _truth(target: float, task: Task) -> str:
 
 def _prediction(predicted: TaskPredictions, row: int, logit: int, task: Task) -> str:
     answers = predicted.predictions
-    if answers.predicted_grades is not None:
-        return f"predicted: {task.labels[int(answers.predicted_grades[row])]}"
-    return f"predicted: {answers.probabilities[row, logit]:.0%}"
+    chance = answers.probabilities[row]  # (K,)
+    if not np.isfinite(chance).all():
+        return "predicted: not finite"
+    if answers.predicted_grades is None:
+        return f"predicted: {chance[logit]:.0%}"
+    grade = int(answers.predicted_grades[row])
+    reached = [1.0, *chance.tolist(), 0.0]  # P(grade >= k) for k = 0..K + 1
+    return f"predicted: {task.labels[grade]}, {reached[grade] - reached[grade + 1]:.0%}"
 
 
 def _in_turn(groups: Sequence[Sequence[Choice]]) -> list[Choice]:

@@ -17,15 +17,16 @@ TITLE_PX = 58
 ROW_TITLE_PX = 28
 LINE_PX = 19
 LEGEND_PX = 52
+SMALLEST_TEXT_PX = 12
 PNG_EFFORT = 3  # of 9; more takes several times as long and saves a twentieth
 SUPERSAMPLING = 3  # outlines are drawn this much larger and shrunk: smooth lines
 
-# A map sums to 1, so a value times the number of tokens says how many times an even spread it is.
-# One fixed scale for all rounds: a map that gathers gets brighter from picture to picture.
-FULL_COLOUR_TIMES_EVEN = 8.0
+# Colour is what a place adds to the logit, not its share of the map: shares would let the map of a
+# picture that is called healthy glow as brightly as any. One scale for all tasks and rounds, per
+# area and so whatever the grid: a model that learns gets brighter from round to round.
+FULL_COLOUR_LOGITS = 0.4  # added to the logit by one percent of the picture
+PERCENT = 0.01
 STRONGEST_COVER = 0.85  # of the picture below, so that anatomy stays visible
-# Shares alone would paint a negative picture as brightly as a positive one.
-FULL_COVER_LOGITS = 1.0  # evidence for the logit, all places together, below which maps fade
 COLOURS = mpl.colormaps["viridis"]  # even in lightness, and legible to the colour-blind
 
 INK = (26, 30, 36)
@@ -41,7 +42,7 @@ class OverlayCase:
 
     image: NDArray[np.uint8]  # (S, S, C), C 1 or 3
     roi: NDArray[np.bool_] | None  # (S, S) union of the lesion regions of the shown logit
-    title: str  # which logit's map is shown
+    question: str  # what was asked of the model, not what was found
     truth: str
 
 
@@ -54,6 +55,7 @@ class OverlayMap:
     prediction: str
     energy_in_roi: float | None
     chance_energy: float | None  # share of the picture that the ROI covers
+    context_share: float | None  # of map and context together, 0..1; None without a context part
 
 
 @dataclass(frozen=True)
@@ -65,13 +67,20 @@ class OverlayRow:
 
 
 def draw_overlays(
-    cases: Sequence[OverlayCase], rows: Sequence[OverlayRow], *, title: str
+    cases: Sequence[OverlayCase], rows: Sequence[OverlayRow], *, title: str, outline: str
 ) -> NDArray[np.uint8]:
     """Draw one column per case: the picture with its outline, then one map per row of ``rows``.
 
-    Returns (H, W, 3). Give one row for a round's picture, two for before and after.
+    Args:
+        cases: Left to right.
+        rows: Top to bottom: one for a round's picture, two for before and after.
+        title: Of the whole picture.
+        outline: What the outlines are, in words: an expert's, or a phantom's exact ones.
+
+    Returns (H, W, 3).
     """
-    truth_lines, map_lines = 2, 2
+    any_context = any(seen.context_share is not None for row in rows for seen in row.maps)
+    truth_lines, map_lines = 2, 3 if any_context else 2
     picture_height = ROW_TITLE_PX + TILE_PX + truth_lines * LINE_PX + GAP_PX
     map_height = ROW_TITLE_PX + TILE_PX + map_lines * LINE_PX + GAP_PX
     width = 2 * MARGIN_PX + max(len(cases), 4) * (TILE_PX + GAP_PX) - GAP_PX
@@ -81,14 +90,14 @@ def draw_overlays(
     pen.text((MARGIN_PX, MARGIN_PX), title, fill=INK, font=_font(24, bold=True))
 
     top = MARGIN_PX + TITLE_PX
-    pen.text((MARGIN_PX, top), "picture and expert outline", fill=FAINT_INK, font=_font(15))
+    pen.text((MARGIN_PX, top), f"picture and {outline}", fill=FAINT_INK, font=_font(15))
     for column, case in enumerate(cases):
         left = MARGIN_PX + column * (TILE_PX + GAP_PX)
         tile = _outlined(_picture(case.image), case.roi)
         canvas.paste(tile, (left, top + ROW_TITLE_PX))
         below = top + ROW_TITLE_PX + TILE_PX + 4
-        _text(pen, (left, below), case.title, bold=True)
-        _text(pen, (left, below + LINE_PX), f"truth: {case.truth}")
+        _text(pen, (left, below), f"asked: {case.question}")
+        _text(pen, (left, below + LINE_PX), f"truth: {case.truth}", bold=True)
     top += picture_height
 
     for row in rows:
@@ -100,9 +109,11 @@ def draw_overlays(
             below = top + ROW_TITLE_PX + TILE_PX + 4
             _text(pen, (left, below), seen.prediction, bold=True)
             _text(pen, (left, below + LINE_PX), _energy_line(seen))
+            if seen.context_share is not None:
+                _text(pen, (left, below + 2 * LINE_PX), context_line(seen.context_share))
         top += map_height
 
-    _draw_legend(canvas, pen, top)
+    _draw_legend(canvas, pen, top, outline=outline)
     return np.asarray(canvas)
 
 
@@ -119,14 +130,13 @@ def _picture(image: NDArray[np.uint8]) -> Image.Image:
 
 def _heat(picture: Image.Image, seen: OverlayMap) -> Image.Image:
     """Lay a map over a greyed picture: stain and fundus colours would fight with the map's."""
-    times_even = seen.saliency.astype(np.float32) * seen.saliency.size
-    strength = Image.fromarray(times_even).resize((TILE_PX, TILE_PX), Image.Resampling.BICUBIC)
-    share = np.clip(np.asarray(strength) / FULL_COLOUR_TIMES_EVEN, 0.0, 1.0)
+    added = seen.saliency.astype(np.float32) * seen.evidence_logits  # by each place, to the logit
+    per_percent = (added * added.size * PERCENT).astype(np.float32)
+    strength = Image.fromarray(per_percent).resize((TILE_PX, TILE_PX), Image.Resampling.BICUBIC)
+    share = np.clip(np.asarray(strength) / FULL_COLOUR_LOGITS, 0.0, 1.0)
     grey = np.asarray(picture.convert("L"), dtype=np.float32)[..., None] * 0.9
     colour = np.asarray(COLOURS(share)[..., :3], dtype=np.float32) * 255.0
-    # The square root lets weak evidence show faintly instead of hiding it.
-    weight = min(seen.evidence_logits / FULL_COVER_LOGITS, 1.0)
-    cover = STRONGEST_COVER * weight * np.sqrt(share)[..., None]
+    cover = STRONGEST_COVER * share[..., None]
     return Image.fromarray((grey * (1.0 - cover) + colour * cover).astype(np.uint8))
 
 
@@ -159,31 +169,43 @@ def _energy_line(seen: OverlayMap) -> str:
     return f"in outline {_percent(seen.energy_in_roi)} (chance {_percent(seen.chance_energy)})"
 
 
+def context_line(share: float) -> str:
+    """Say how much of a prediction the map accounts for, and how much the whole picture."""
+    if not np.isfinite(share):
+        return "context not finite"
+    context = round(100 * share)
+    return f"{100 - context} % seen here, {context} % context"
+
+
 def _percent(share: float) -> str:
     return f"{share:.1%}" if 0 < share < 0.1 else f"{share:.0%}"
 
 
-def _draw_legend(canvas: Image.Image, pen: ImageDraw.ImageDraw, top: int) -> None:
+def _draw_legend(canvas: Image.Image, pen: ImageDraw.ImageDraw, top: int, *, outline: str) -> None:
     left, length, thick = MARGIN_PX, 150, 12
     ramp = COLOURS(np.linspace(0.0, 1.0, length))[None, :, :3].repeat(thick, axis=0)
     canvas.paste(Image.fromarray((ramp * 255).astype(np.uint8)), (left, top + 6))
     font = _font(14)
     words = (
-        f"map: 0 to {FULL_COLOUR_TIMES_EVEN:.0f} times an even spread, "
-        f"fading where it adds less than {FULL_COVER_LOGITS:.0f} to the logit"
+        "adds to the prediction: little → much "
+        f"(brightest: {FULL_COLOUR_LOGITS} to the logit from 1 % of the picture, or more)"
     )
     pen.text((left + length + 10, top + 3), words, FAINT_INK, font)
     mark = left + length + 10 + int(font.getlength(words)) + 28
     pen.line([(mark, top + 12), (mark + 30, top + 12)], fill=OUTLINE_CASING, width=5)
     pen.line([(mark, top + 12), (mark + 30, top + 12)], fill=OUTLINE, width=2)
-    pen.text((mark + 38, top + 3), "expert outline", FAINT_INK, font)
+    pen.text((mark + 38, top + 3), outline, FAINT_INK, font)
 
 
 def _text(
     pen: ImageDraw.ImageDraw, place: tuple[int, int], text: str, *, bold: bool = False
 ) -> None:
-    """Write a caption under a tile, shortened to the tile's width."""
-    font = _font(15, bold=bold)
+    """Write a caption under a tile: smaller, and shortened at last, to the tile's width."""
+    size_px = 15
+    font = _font(size_px, bold=bold)
+    while font.getlength(text) > TILE_PX and size_px > SMALLEST_TEXT_PX:
+        size_px -= 1
+        font = _font(size_px, bold=bold)
     while font.getlength(text) > TILE_PX and len(text) > 2:
         text = text[:-2].rstrip() + "…"
     pen.text(place, text, fill=INK if bold else FAINT_INK, font=font)

@@ -4,20 +4,34 @@ import json
 from html import escape
 from pathlib import Path
 
+from server.class_table import class_table
 from server.comparison import (
+    SITE_COLUMNS,
     Row,
+    attendance,
     averaged_classes,
     count,
     interval,
     number,
     remarks,
     site_rows,
+    standing_sentence,
     task_rows,
+    trained_rounds,
 )
+from server.definitions import DEFINITIONS, MARKS, MEASURED_ON, lead
 from server.overlay_files import before_after_file, round_files
+from server.participation import Status
 from server.summary import EstimateEntry, Summary
 
 PAGE_FILE = "index.html"
+
+# A whole run is no praise of its model: the badge of one that ended well keeps quiet.
+BADGE = {
+    Status.COMPLETE: "run complete",
+    Status.PARTIAL: "run partial",
+    Status.FAILED: "run failed",
+}
 
 STYLE = """
 :root { color-scheme: light; --ink: #1a1e24; --faint: #626a74; --line: #e4e7eb; }
@@ -25,20 +39,28 @@ body { margin: 0 auto; padding: 2.5rem 1.5rem 5rem; max-width: 72rem; color: var
        font: 16px/1.5 system-ui, sans-serif; }
 h1 { margin: 0; font-size: 1.9rem; } h2 { margin: 3rem 0 .75rem; font-size: 1.3rem; }
 p.lead, .faint { color: var(--faint); } p.lead { margin-top: .25rem; }
-.verdict { padding: .1rem .6rem; border-radius: 1rem; font-size: 1rem; color: #fff; }
-.COMPLETE { background: #1a7f4b; }
+.verdict { padding: .15rem .7rem; border-radius: 1rem; font-size: 1rem; font-weight: 500;
+           color: #fff; white-space: nowrap; }
+.COMPLETE { background: #626a74; }
 .PARTIAL { background: #9a6700; } .FAILED { background: #b42318; }
 table { border-collapse: collapse; width: 100%; font-size: .93rem; }
 th { text-align: left; font-weight: 600; color: var(--faint); }
 th, td { padding: .35rem .8rem .35rem 0; border-bottom: 1px solid var(--line); }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 td.after { font-weight: 700; }
-.bar { position: relative; width: 11rem; height: .9rem; background: #f2f4f6; border-radius: 2px; }
+.bar { position: relative; width: 11rem; height: .9rem; margin-top: .3rem;
+       background: #f2f4f6; border-radius: 2px; }
 .bar i { position: absolute; top: 0; bottom: 0; background: #0072b2; opacity: .3; }
 .bar b { position: absolute; top: 0; bottom: 0; width: 3px; margin-left: -1px;
          background: #0072b2; }
 .bar u { position: absolute; top: -3px; bottom: -3px; width: 0; border-left: 2px dashed #626a74; }
 img { max-width: 100%; height: auto; } figure { margin: 1rem 0; }
+p.warn { border-left: 4px solid #9a6700; padding: .3rem 0 .3rem .9rem; margin: 1rem 0; }
+p.warn span { display: block; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.2rem; margin: 1rem 0;
+     font-size: .93rem; } dt { font-weight: 600; } dd { margin: 0; color: var(--faint); }
+details { margin: .6rem 0; } summary { cursor: pointer; } .wide { overflow-x: auto; }
+td { vertical-align: top; } .better { color: #1a7f4b; } .worse { color: #b42318; }
 input[type=range] { width: min(28rem, 70%); vertical-align: middle; }
 """
 
@@ -62,8 +84,11 @@ def write_page(summary: Summary, out: Path, *, curves: str) -> Path:
         [
             _heading(summary),
             "<h2>Before and after training</h2>",
+            f'<p class="faint">{escape(MEASURED_ON)}</p>',
             _table(summary),
+            _definitions(),
             _remarks(summary),
+            *[class_table(summary, task) for task in summary.tasks],
             *[_task_pictures(summary, task, out) for task in summary.tasks],
             "<h2>Round by round</h2>",
             f'<figure><img src="{escape(curves)}" alt="AUROC, energy in lesion and loss"></figure>',
@@ -84,13 +109,15 @@ def write_page(summary: Summary, out: Path, *, curves: str) -> Path:
 
 
 def _heading(summary: Summary) -> str:
-    trained = sum(r.round > 0 for r in summary.rounds)
+    warnings = "".join(f"<span>{escape(sentence)}</span>" for sentence in lead(summary))
     reasons = "".join(f"<li>{escape(reason)}</li>" for reason in summary.reasons)
     return (
         f"<h1>{escape(summary.name)} "
-        f'<span class="verdict {summary.verdict}">{summary.verdict}</span></h1>'
-        f'<p class="lead">{len(summary.sites)} sites, {len(summary.tasks)} tasks, {trained} rounds '
-        f"in {summary.wall_s:.0f} s</p><ul>{reasons}</ul>"
+        f'<span class="verdict {summary.verdict}">{BADGE[summary.verdict]}: '
+        f"{attendance(summary)}</span></h1>"
+        f'<p class="lead">{len(summary.tasks)} tasks, {trained_rounds(summary)} rounds '
+        f"in {summary.wall_s:.0f} s. {escape(standing_sentence(summary))}</p>"
+        f'<p class="warn">{warnings}</p>' + (f"<ul>{reasons}</ul>" if reasons else "")
     )
 
 
@@ -98,7 +125,7 @@ def _table(summary: Summary) -> str:
     head = (
         "<tr><th>Measure</th><th class=number>Baseline</th><th class=number>Before</th>"
         "<th class=number>After</th><th>95 % interval, baseline dashed</th><th></th>"
-        "<th class=number>Pictures</th><th class=number>Positive patients</th></tr>"
+        "<th class=number>Cases</th><th class=number>Positive patients</th></tr>"
     )
     body = ""
     for task, about in summary.tasks.items():
@@ -115,7 +142,8 @@ def _table_row(row: Row) -> str:
     return (
         f"<tr><td>{escape(row.measure)}</td><td class=number>{number(row.baseline)}</td>"
         f"<td class=number>{number(before)}</td><td class='number after'>{number(after)}</td>"
-        f"<td>{_bar(row.after)}</td><td>{interval(row.after)}</td>"
+        f"<td>{_bar(row.after)}</td><td>{interval(row.after)} "
+        f"<span class={row.standing}>{MARKS[row.standing]}</span></td>"
         f"<td class=number>{count(None if row.after is None else row.after.support)}</td>"
         f"<td class=number>{count(None if row.after is None else row.after.positive_patients)}</td>"
         "</tr>"
@@ -133,6 +161,14 @@ def _bar(entry: EstimateEntry | None) -> str:
     if entry.chance is not None:
         marks += f'<u style="left:{_percent(entry.chance)}"></u>'
     return f'<div class="bar">{marks}</div>'
+
+
+def _definitions() -> str:
+    items = "".join(
+        f"<dt>{escape(word)}</dt><dd>{escape(meaning)}</dd>"
+        for word, meaning in DEFINITIONS.items()
+    )
+    return f"<dl>{items}</dl>"
 
 
 def _remarks(summary: Summary) -> str:
@@ -164,13 +200,12 @@ def _task_pictures(summary: Summary, task: str, out: Path) -> str:
 
 
 def _sites(summary: Summary) -> str:
-    head = "<tr><th>Site</th><th>Task</th><th>Training pictures</th><th>Rounds answered</th></tr>"
+    head = "".join(f"<th>{name}</th>" for name in SITE_COLUMNS)
     body = "".join(
-        f"<tr><td>{escape(row.site)}</td><td>{escape(row.task)}</td><td>{row.pictures}</td>"
-        f"<td>{row.rounds}</td></tr>"
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row.cells) + "</tr>"
         for row in site_rows(summary)
     )
-    return f"<table>{head}{body}</table>"
+    return f"<table><tr>{head}</tr>{body}</table>"
 
 
 def _colophon(summary: Summary) -> str:

@@ -8,17 +8,22 @@ from rich.table import Table
 from rich.text import Text
 
 from server.comparison import (
+    SITE_COLUMNS,
     Row,
+    attendance,
     averaged_classes,
     count,
     interval,
     number,
     remarks,
     site_rows,
+    standing_sentence,
     task_rows,
+    trained_rounds,
     when,
 )
 from server.curves import draw_curves
+from server.definitions import DEFINITIONS, MARKS, MEASURED_ON, lead
 from server.page import PAGE_FILE, write_page
 from server.participation import Status
 from server.summary import Summary
@@ -27,7 +32,6 @@ CURVES_FILE = "curves.png"
 MARKDOWN_FILE = "report.md"
 
 STATUS_STYLE = {Status.COMPLETE: "bold green", Status.PARTIAL: "bold yellow"}
-MARK = {"better": "▲", "worse": "▼", "unclear": "≈"}
 STYLE = {"better": "green", "worse": "red", "unclear": ""}
 COLUMNS = {  # name → width
     "Measure": 23,
@@ -35,7 +39,7 @@ COLUMNS = {  # name → width
     "Before": 6,
     "After": 6,
     "95 % interval": 14,
-    "Pictures": 8,
+    "Cases": 8,
     "Patients": 8,
 }
 
@@ -69,6 +73,8 @@ def render_table(summary: Summary, console: Console) -> None:
         console.print(_table(summary, task))
     console.print()
     console.print(LEGEND, style="dim", highlight=False)
+    for sentence in lead(summary):
+        console.print(Text(sentence, style="dim"))
     for sentence in remarks(summary):
         console.print(Text(f"≈ {sentence}", style="yellow"))
     style = STATUS_STYLE.get(summary.verdict, "bold red")
@@ -83,6 +89,7 @@ def render_table(summary: Summary, console: Console) -> None:
 LEGEND = (
     "Baseline: the commonest answer for classification, the same map laid down at random for "
     "localisation. ▲ the whole interval lies above it, ▼ below it, ≈ cannot be told. "
+    "Cases: pictures, for the map pairs of picture and finding. "
     "Patients: those with a positive picture."
 )
 
@@ -91,12 +98,14 @@ def markdown(summary: Summary) -> str:
     """Return the report as Markdown."""
     parts = [
         f"# {summary.name}: {summary.verdict}",
-        f"{len(summary.sites)} sites, {_trained_rounds(summary)} rounds, "
+        " ".join(f"**{sentence}**" for sentence in lead(summary)),
+        f"{attendance(summary)} answered throughout, {trained_rounds(summary)} rounds, "
         f"{summary.wall_s:.0f} s, seed {summary.seed}. Started {summary.started_at}.",
         *[f"- {reason}" for reason in summary.reasons],
         "## Before and after",
         *_markdown_tables(summary),
-        LEGEND,
+        f"{standing_sentence(summary)} {MEASURED_ON}".strip(),
+        "\n".join(f"- **{word}**: {meaning}." for word, meaning in DEFINITIONS.items()),
         *[f"- {sentence}" for sentence in remarks(summary)],
         "## Sites",
         *_site_lines(summary),
@@ -139,17 +148,13 @@ def _cells(row: Row) -> tuple[str, ...]:
         number(row.baseline),
         number(None if before is None else before.value),
         number(None if after is None else after.value),
-        f"{interval(after)} {MARK[row.standing]}",
+        f"{interval(after)} {MARKS[row.standing]}",
         count(None if after is None else after.support),
         count(None if after is None else after.positive_patients),
     )
 
 
 def _site_lines(summary: Summary) -> list[str]:
-    lines = ["| Site | Task | Training pictures | Rounds answered |", "|---|---|---|---|"]
-    lines += [f"| {r.site} | {r.task} | {r.pictures} | {r.rounds} |" for r in site_rows(summary)]
+    lines = ["| " + " | ".join(SITE_COLUMNS) + " |", "|---" * len(SITE_COLUMNS) + "|"]
+    lines += ["| " + " | ".join(row.cells) + " |" for row in site_rows(summary)]
     return ["\n".join(lines)]
-
-
-def _trained_rounds(summary: Summary) -> int:
-    return sum(r.round > 0 for r in summary.rounds)

@@ -83,6 +83,9 @@ class TaskEntry(Entry):
     score: float | None  # what early stopping compares; higher is better
     score_is: str  # in words
     loss: dict[str, float | None]
+    # Per logit, mean of |context| / (|Σ map| + |context|), 0..1: how much of the prediction no
+    # place in the map accounts for; null for a logit without a context part.
+    context_share: dict[str, float | None]
     classification: ClassificationEntry
     localisation: LocalisationEntry
 
@@ -124,6 +127,7 @@ class TaskAbout(Entry):
     kind: str
     labels: tuple[str, ...]
     classes: tuple[str, ...]
+    generated: bool  # some of its pictures are phantoms: they say nothing about patients
 
 
 class TrackingEntry(Entry):
@@ -141,7 +145,7 @@ class Summary(Entry):
 
     schema_version: Literal[1]
     name: str
-    run: str  # name and a random part, the same in messages and checkpoints
+    run: str  # name and a random part, the same in messages; the name alone if it broke off
     verdict: Status
     reasons: tuple[str, ...]
     started_at: str  # ISO 8601, UTC

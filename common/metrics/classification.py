@@ -35,7 +35,7 @@ class Predictions:
     truths: NDArray[np.floating]  # (N, K): 0, 1, or NaN where unknown
     patients: IntArray  # (N,), equal codes for pictures of one patient
     grades: NDArray[np.floating] | IntArray | None = None  # (N,): 0..K, NaN where unknown
-    predicted_grades: IntArray | None = None  # (N,): 0..K
+    predicted_grades: NDArray[np.floating] | IntArray | None = None  # (N,): 0..K, NaN: not finite
 
     def __post_init__(self) -> None:
         """Refuse arrays that do not belong together."""

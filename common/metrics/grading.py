@@ -59,7 +59,7 @@ def grade_statistics(
 
 def grade_estimates(
     truths: NDArray[np.floating] | IntArray,
-    predicted: IntArray,
+    predicted: NDArray[np.floating] | IntArray,
     patients: IntArray,
     *,
     num_grades: int,
@@ -74,7 +74,8 @@ def grade_estimates(
 
     Args:
         truths: grade 0..num_grades-1, NaN where unknown, shape (N,).
-        predicted: grade 0..num_grades-1, shape (N,).
+        predicted: grade 0..num_grades-1, shape (N,); NaN where the model's output is not finite,
+            and then no metric has a value.
         patients: patient codes, shape (N,).
         num_grades: number of grades of the scale.
         replicates: of the bootstrap over patients; 0 for no intervals.
@@ -82,10 +83,14 @@ def grade_estimates(
         rng: source of the bootstrap's draws.
     """
     known = ~np.isnan(truths)
-    grades, called = truths[known].astype(np.int64), predicted[known].astype(np.int64)
+    is_finite = not np.isnan(predicted[known]).any()
+    grades = truths[known].astype(np.int64)
+    called = predicted[known].astype(np.int64) if is_finite else np.zeros_like(grades)
     owners = patients[known]
 
     def statistic(weights: Float64Array) -> Float64Array:
+        if not is_finite:
+            return np.full((len(weights), len(GRADE_METRICS)), np.nan)
         return grade_statistics(grades, called, weights, num_grades=num_grades)
 
     values = statistic(once_each(grades.size))[0]  # (3,)
@@ -116,7 +121,7 @@ def grade_estimates(
         value = finite_or_none(values[m])
         low, high, note = interval_or_reason(drawn[:, m], lacks[metric])
         if value is None:
-            low, high, note = None, None, _why_undefined(grades.size)
+            low, high, note = None, None, _why_undefined(grades.size, is_finite=is_finite)
         estimates[metric] = Estimate(
             value=value,
             low=low,
@@ -130,7 +135,9 @@ def grade_estimates(
     return estimates
 
 
-def _why_undefined(pictures: int) -> str:
+def _why_undefined(pictures: int, *, is_finite: bool) -> str:
     if pictures == 0:
         return "not defined: no picture with a known grade"
+    if not is_finite:
+        return "not defined: the model's output is not finite"
     return "not defined: truth and prediction are one same grade"

@@ -17,6 +17,7 @@ from common.errors import DataError
 from common.evaluate import (
     TaskPredictions,
     TaskReport,
+    context_share,
     evaluate,
     measure,
     positive_logits,
@@ -243,6 +244,39 @@ def test_a_diverged_model_has_no_score(config: RunConfig, chest: Shard) -> None:
     assert report.score is None
     assert report.classification.average["auroc"].value is None
     assert report.localisation.maps_without_positive_evidence > 0
+
+
+def test_a_diverged_model_gives_no_grade_rather_than_the_lowest(
+    config: RunConfig, retina: Shard
+) -> None:
+    diverged = build_network(config.model, config.task_table(), seed=3)
+    with torch.no_grad():
+        for parameter in diverged.heads.parameters():
+            parameter.fill_(torch.nan)
+    grades = judge(config, look(config, diverged, retina)).classification.grades
+    assert {estimate.value for estimate in grades.values()} == {None}
+    assert {estimate.low for estimate in grades.values()} == {None}
+    assert all("output is not finite" in estimate.note for estimate in grades.values())
+
+
+def test_the_context_s_share_is_told_for_the_logits_that_have_one(
+    config: RunConfig, chest: Shard
+) -> None:
+    model = config.model.model_copy(update={"context_labels": {"chestx": ("Mass",)}})
+    network = build_network(model, config.task_table(), seed=3)
+    predicted = look(config, network, chest, keep_maps=range(40))
+    shares = judge(config, predicted).context_share
+    assert (shares["Effusion"], shares["Nodule"]) == (None, None)
+    seen = np.array([predicted.kept_maps[i][1].sum() for i in range(40)])
+    context = predicted.logits[:, 1] - seen
+    expected = np.mean(np.abs(context) / (np.abs(seen) + np.abs(context)))
+    assert shares["Mass"] == pytest.approx(expected, abs=1e-3)
+    assert 0 < expected < 1
+
+
+def test_a_context_that_says_nothing_has_no_share() -> None:
+    assert context_share(map_logits=0.0, context_logits=0.0) == 0.0
+    assert context_share(map_logits=-3.0, context_logits=1.0) == pytest.approx(0.25)
 
 
 def test_released_metrics_are_finite_averages(

@@ -70,6 +70,7 @@ def task_entry(*, skill: float, pictures: int = 120) -> TaskEntry:
         score=classification.average["auroc"].value,
         score_is="mean AUROC over classes",
         loss={"total": 1.0 - skill, "classification": 0.7, "attention": 0.1, "saliency": None},
+        context_share={"Mass": 0.18, "Nodule": None},
         classification=ClassificationEntry(
             average=estimate_entries(classification.average),
             supported_average=estimate_entries(classification.supported_average),
@@ -122,6 +123,7 @@ def make_summary() -> MakeSummary:
                     kind="multi-label",
                     labels=("Mass", "Nodule"),
                     classes=("Mass", "Nodule"),
+                    generated=True,
                 )
             },
             sites=(

@@ -1,6 +1,7 @@
 """The global model on the reference sets, and the diary that a run keeps of it."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,12 +16,13 @@ from common.config_file import load_config
 from common.datasets.phantom_source import open_phantom
 from common.datasets.prepare import prepare_shard
 from common.datasets.shard import Shard
-from common.errors import ConfigError
+from common.errors import ConfigError, RunError
 from common.model.arrays import array_names, read_arrays
 from common.model.network import Network, build_network
 from common.wire import Arrays, SiteCard
 from server.central_eval import PART, CentralEvaluation
 from server.checkpoint import ModelFiles, save_model
+from server.composition import check_plan, conduct
 from server.coordinate import RunResult
 from server.journal import Journal
 from server.overlay_cases import choose_cases
@@ -182,15 +184,14 @@ def journey(
 ) -> tuple[Path, Summary]:
     """A run of one round from its first entry to its summary."""
     out = tmp_path_factory.mktemp("run")
-    save_png(np.zeros((4, 4, 3), np.uint8), round_file(out, "chestx", 7))  # of an earlier run
     journal = Journal(
         config,
         out=out,
         tracker=start_tracking(config, out=out, tags={}),
         cases=evaluation.cases(),
-        reference_cards={name: shard.card for name, shard in shards.items()},
         started_at=datetime.now(UTC),
     )
+    journal.begin({name: shard.card for name, shard in shards.items()})
     card = json.dumps(shards["chestx"].card.as_dict())
     cards = {"north": SiteCard("north", "chestx", 30, 4, card)}
     journal.run_started(cards)
@@ -257,9 +258,126 @@ def test_every_file_the_summary_names_is_there(journey: tuple[Path, Summary]) ->
     assert all((out / path).is_file() for path in summary.files.values())
 
 
-def test_pictures_of_an_earlier_run_in_the_folder_are_gone(journey: tuple[Path, Summary]) -> None:
-    out, _ = journey
-    assert list(round_files(out, "chestx")) == [0, 1]
+def test_the_summary_says_which_tasks_have_generated_pictures(
+    journey: tuple[Path, Summary],
+) -> None:
+    _, summary = journey
+    assert {name: about.generated for name, about in summary.tasks.items()} == dict.fromkeys(
+        TASKS, True
+    )
+
+
+def test_what_an_earlier_run_left_in_the_folder_is_gone_before_a_new_one_starts(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    save_png(np.zeros((4, 4, 3), np.uint8), round_file(tmp_path, "chestx", 7))
+    (tmp_path / "model").mkdir()
+    kept = tmp_path / "shards" / "north" / "meta.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("{}")
+    left = ("summary.json", "index.html", "report.md", "curves.png", "model/best.safetensors")
+    for name in left:
+        (tmp_path / name).write_text("COMPLETE")
+    check_plan(config, out=tmp_path)
+    assert not any((tmp_path / name).exists() for name in left)
+    assert round_files(tmp_path, "chestx") == {}
+    assert kept.exists()
+
+
+def conduct_into_failure(
+    config: RunConfig,
+    network: Network,
+    shards: Mapping[str, Shard],
+    out: Path,
+    error: Exception,
+) -> Summary:
+    def federate(evaluator: CentralEvaluation, journal: Journal) -> RunResult:
+        journal.round_finished(
+            RoundReport(
+                server_round=0,
+                sites=(),
+                changed_model=False,
+                central=evaluator(read_arrays(network, array_names(network)), 0),
+                is_best=False,
+                model={},
+                wall_s=1.0,
+            )
+        )
+        raise error
+
+    with pytest.raises(type(error)):
+        conduct(
+            config,
+            federate,
+            network=network,
+            reference=shards,
+            out=out,
+            kind="simulation",
+            started_at=datetime.now(UTC),
+        )
+    return read_summary(out / "summary.json")
+
+
+def test_a_run_that_breaks_off_leaves_a_failed_summary_with_its_rounds_and_our_reason(
+    config: RunConfig, shards: Mapping[str, Shard], tmp_path: Path
+) -> None:
+    network = build_network(config.model, config.task_table(), seed=3)
+    summary = conduct_into_failure(
+        config, network, shards, tmp_path, RunError("round 1: site north is gone.")
+    )
+    assert summary.verdict is Status.FAILED
+    assert summary.reasons == ("RunError: round 1: site north is gone.",)
+    assert [entry.round for entry in summary.rounds] == [0]
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert client.get_run(summary.tracking.run_id).info.status == "FAILED"
+
+
+def test_the_words_of_another_s_error_are_not_kept(
+    config: RunConfig, shards: Mapping[str, Shard], tmp_path: Path
+) -> None:
+    network = build_network(config.model, config.task_table(), seed=3)
+    summary = conduct_into_failure(
+        config, network, shards, tmp_path, ValueError("patient 0815 of ward 3")
+    )
+    assert summary.reasons == ("the run broke off: ValueError.",)
+
+
+def test_an_mlflow_run_is_closed_as_failed_when_its_first_entries_cannot_be_written(
+    config: RunConfig, shards: Mapping[str, Shard], tmp_path: Path
+) -> None:
+    (tmp_path / "data_cards").write_text("a file where a folder should be")
+    network = build_network(config.model, config.task_table(), seed=3)
+    with pytest.raises(FileExistsError):
+        conduct(
+            config,
+            lambda _evaluator, _journal: pytest.fail("the rounds must not begin"),
+            network=network,
+            reference=shards,
+            out=tmp_path,
+            kind="simulation",
+            started_at=datetime.now(UTC),
+        )
+    summary = read_summary(tmp_path / "summary.json")
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert client.get_run(summary.tracking.run_id).info.status == "FAILED"
+
+
+def test_a_case_asks_a_question_and_a_grade_comes_with_its_probability(
+    evaluation: CentralEvaluation, arrays: Arrays
+) -> None:
+    cases, seen = evaluation.cases(), evaluation(arrays, 0).overlays
+    assert cases["chestx"][0].question == "Effusion?"
+    assert cases["retina"][0].question == "which grade?"
+    assert re.fullmatch(r"predicted: \d [a-z]+, \d+%", seen["retina"][0].prediction)
+
+
+def test_a_diverged_model_predicts_no_grade(evaluation: CentralEvaluation, arrays: Arrays) -> None:
+    diverged = {
+        name: np.full_like(a, np.nan) if name.startswith("heads.retina") else a
+        for name, a in arrays.items()
+    }
+    seen = evaluation(diverged, 1).overlays["retina"]
+    assert {each.prediction for each in seen} == {"predicted: not finite"}
 
 
 def test_mlflow_has_metrics_pictures_model_and_data_cards(journey: tuple[Path, Summary]) -> None:

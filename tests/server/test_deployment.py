@@ -21,6 +21,8 @@ from common.config import RunConfig
 from common.errors import ConfigError, RunError
 from server.app import app
 from server.deployment import Order, read_order
+from server.participation import Status
+from server.summary import read_summary
 
 
 def empty_grid() -> InMemoryGrid:
@@ -91,4 +93,6 @@ def test_run_whose_nodes_never_come_ends_with_a_reason_and_is_failed_in_mlflow(
     assert [(run.info.status, run.data.tags["fovea.kind"]) for run in runs] == [
         ("FAILED", "deployment")
     ]
-    assert not (out / "summary.json").exists()
+    summary = read_summary(out / "summary.json")
+    assert summary.verdict is Status.FAILED
+    assert "it never said" in summary.reasons[0]

@@ -11,9 +11,11 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from server.comparison import remarks, site_rows, task_rows
+from server.class_table import class_table
+from server.comparison import remarks, site_rows, standing_sentence, standings, task_rows
 from server.overlay_files import before_after_file, round_file, round_files
 from server.overlays import save_png
+from server.participation import Status
 from server.report import markdown, render_table, write_report
 from server.summary import Summary
 
@@ -162,3 +164,60 @@ def test_round_pictures_are_found_in_order(tmp_path: Path) -> None:
         save_png(np.zeros((4, 4, 3), np.uint8), round_file(tmp_path, "chestx", number))
     save_png(np.zeros((4, 4, 3), np.uint8), before_after_file(tmp_path, "chestx"))
     assert list(round_files(tmp_path, "chestx")) == [2, 10]
+
+
+def test_generated_pictures_are_said_to_say_nothing_about_patients(
+    make_summary: MakeSummary, tmp_path: Path
+) -> None:
+    summary = make_summary()
+    page = write_report(summary, tmp_path)["page"].read_text()
+    for text in (page, markdown(summary)):
+        assert "Generated phantom pictures" in text
+        assert "says nothing about patients" in text
+        assert "not a medical device" in text
+
+
+def test_a_run_on_real_pictures_is_not_said_to_be_generated(make_summary: MakeSummary) -> None:
+    summary = make_summary()
+    about = summary.tasks["chestx"].model_copy(update={"generated": False})
+    text = markdown(summary.model_copy(update={"tasks": {"chestx": about}}))
+    assert "phantom" not in text
+    assert "not a medical device" in text
+
+
+def test_the_page_defines_its_words_and_says_what_it_was_measured_on(
+    make_summary: MakeSummary, tmp_path: Path
+) -> None:
+    page = write_report(make_summary(), tmp_path)["page"].read_text()
+    for word in ("Baseline", "Map peak in lesion", "Map energy in lesion", "▲ ▼ ≈"):
+        assert f"<dt>{word}</dt>" in page
+    assert "part selection, which also steers early stopping" in page
+    assert ">Cases</th>" in page
+
+
+def test_the_badge_says_that_the_run_ended_and_not_that_the_model_is_good(
+    make_summary: MakeSummary, tmp_path: Path
+) -> None:
+    whole = make_summary().model_copy(update={"verdict": Status.COMPLETE, "reasons": ()})
+    page = write_report(whole, tmp_path)["page"].read_text()
+    assert "run complete: 1 of 2 sites" in page
+
+
+def test_the_heading_counts_the_measures_below_their_baseline(make_summary: MakeSummary) -> None:
+    good, poor = make_summary(skills=(0.0, 0.6)), make_summary(skills=(0.0, 0.0))
+    assert standings(good) == {"better": 6, "worse": 0, "unclear": 0}
+    assert "Of 6 measures 6 are better than their baseline, 0 worse" in standing_sentence(good)
+    assert standings(poor)["better"] < 6
+
+
+def test_every_class_has_its_row_with_intervals_support_and_context(
+    make_summary: MakeSummary,
+) -> None:
+    summary = make_summary()
+    table = class_table(summary, "chestx")
+    mass = summary.rounds[-1].central["chestx"].classification.per_class["Mass"]["auroc"]
+    assert table.startswith("<details>")
+    assert f"{mass.value:.3f}" in table
+    assert f"{mass.support} ({mass.positives})" in table
+    assert "18%" in table
+    assert class_table(summary.model_copy(update={"rounds": ()}), "chestx") == ""

@@ -11,6 +11,7 @@ from pydantic import JsonValue, ValidationError
 
 from common.errors import DataError
 from common.metrics.estimate import Estimate
+from server.metric_names import round_metrics
 from server.summary import (
     EstimateEntry,
     Summary,
@@ -146,3 +147,11 @@ def test_the_accuracy_of_a_graded_task_is_that_of_the_grade(make_summary: MakeSu
     measured = make_summary().rounds[-1].central["chestx"].classification
     graded = measured.model_copy(update={"grades": {"grade_accuracy": estimate(value=0.42)}})
     assert headline(graded, "accuracy") == graded.grades["grade_accuracy"]
+
+
+def test_the_context_s_share_is_tracked_for_the_classes_that_have_one(
+    make_summary: MakeSummary,
+) -> None:
+    tracked = round_metrics(make_summary().rounds[-1])
+    assert tracked["central/chestx/Mass/context_share"] == 0.18
+    assert "central/chestx/Nodule/context_share" not in tracked

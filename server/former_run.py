@@ -1,0 +1,31 @@
+"""What an earlier run left in a folder that is used again: taken away, so that nobody reads it."""
+
+import shutil
+from pathlib import Path
+
+from server.checkpoint import ModelFiles
+from server.overlay_files import FOLDER
+from server.report import report_files
+from server.summary import FILE_NAME
+
+MODEL_FOLDER = "model"
+MODEL_CARD_FILE = "config.json"  # in the model's folder
+
+
+def clear_former_run(out: Path) -> None:
+    """Remove the summary, the report, the pictures and the models of an earlier run.
+
+    Prepared shards and MLflow's history stay. The summary goes first: it is what says COMPLETE.
+    """
+    models = ModelFiles(out / MODEL_FOLDER)
+    for path in (
+        out / FILE_NAME,
+        *report_files(out).values(),
+        models.checkpoint,
+        models.best,
+        models.last,
+        models.folder / MODEL_CARD_FILE,
+    ):
+        path.unlink(missing_ok=True)
+    if (out / FOLDER).is_dir():
+        shutil.rmtree(out / FOLDER)
