@@ -5,16 +5,18 @@ A shim that holds no data and imports no torch before the first message.
 
 import logging
 import os
+import sys
 from collections.abc import Callable
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TextIO
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from common.errors import ConfigError, DataError, FoveaError, SiteError, WireError
 from common.local_site import SITES_VARIABLE, LocalSite, read_sites
+from common.log import configure
 from common.wire import (
     Answer,
     EvaluateRequest,
@@ -47,6 +49,8 @@ class SiteTrainer(Protocol):
         ...
 
 
+UNNAMED_SITE = "unnamed-site"  # who answers while this machine cannot tell which site it is
+
 TrainerFor = Callable[[Context], tuple[str, SiteTrainer]]  # the site's name and its trainer
 
 
@@ -56,51 +60,58 @@ def client_app(trainer_for: TrainerFor) -> ClientApp:
 
     @app.query()
     def query(message: Message, context: Context) -> Message:
-        site, trainer = trainer_for(context)
-
-        def act() -> Answer:
+        def act(trainer: SiteTrainer) -> Answer:
             decode_request(message.content, QueryRequest)
             return trainer.describe()
 
-        return _reply(message, site, act)
+        return _reply(message, lambda: trainer_for(context), act)
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        site, trainer = trainer_for(context)
         return _reply(
-            message, site, lambda: trainer.train(decode_request(message.content, TrainRequest))
+            message,
+            lambda: trainer_for(context),
+            lambda trainer: trainer.train(decode_request(message.content, TrainRequest)),
         )
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
-        site, trainer = trainer_for(context)
         return _reply(
             message,
-            site,
-            lambda: trainer.evaluate(decode_request(message.content, EvaluateRequest)),
+            lambda: trainer_for(context),
+            lambda trainer: trainer.evaluate(decode_request(message.content, EvaluateRequest)),
         )
 
     return app
 
 
-def _reply(message: Message, site: str, act: Callable[[], Answer]) -> Message:
+def _reply(
+    message: Message,
+    find: Callable[[], tuple[str, SiteTrainer]],
+    act: Callable[[SiteTrainer], Answer],
+) -> Message:
     """Return the answer; what is expected to go wrong becomes a refusal with a reason.
 
     Anything else is a bug. It reaches the coordinator as Flower's error reply, which carries the
     exception's text, and that may quote a file or a patient: only its kind leaves the site.
     """
+    site = UNNAMED_SITE
     try:
-        answer = act()
+        site, trainer = find()
+        answer = act(trainer)
     except FoveaError as error:
         log.exception("request failed", extra={"action": "request_failed", "site": site})
-        answer = Refusal(site=site, reason=_reason(error))
+        answer = Refusal(site=site, reason=_reason(error, site))
     except Exception as error:
         log.exception("site failed", extra={"action": "site_failed", "site": site})
         raise SiteError(f"{type(error).__name__}; the site's log says more") from None
     return Message(encode(answer), reply_to=message)
 
 
-def _reason(error: FoveaError) -> str:
+def _reason(error: FoveaError, site: str) -> str:
+    if site == UNNAMED_SITE:
+        # Its message names a file of this machine.
+        return "its own list of sites cannot be used; its process says why"
     if isinstance(error, DataError):
         # Its message may name files and rows, which are the site's own affair.
         return "its shard cannot be used; the site's log says why"
@@ -122,12 +133,30 @@ def trainer_of_this_machine(context: Context) -> tuple[str, SiteTrainer]:
     if not isinstance(partition, int) or not 0 <= partition < len(sites):
         raise ConfigError(f"{path} has {len(sites)} sites, Flower asks for number {partition}.")
     site = sites[partition]
+    if site.log is not None:
+        # With every message: an engine may let one process serve several sites in turn.
+        configure(level=logging.INFO, as_json=False, stream=_log_file(site.log))
     return site.name, _warm_trainer(site)
 
 
 @lru_cache(maxsize=1)
 def _sites(path: str) -> tuple[LocalSite, ...]:
     return read_sites(Path(path))
+
+
+@cache
+def _log_file(path: Path) -> TextIO:
+    """Open a site's log for as long as the process lives; standard error where that fails."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("a", encoding="utf-8")
+    except OSError as error:
+        # Without its log a site must still answer in its own name.
+        log.warning(
+            "site's log cannot be written, events go to standard error",
+            extra={"action": "log_unwritable", "error": type(error).__name__},
+        )
+        return sys.stderr
 
 
 @cache

@@ -10,6 +10,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from client.local_step import (
     LocalResult,
@@ -20,16 +21,18 @@ from client.local_step import (
 )
 from client.state import LocalState
 from common.config import RunConfig
-from common.config_file import canonical_json
 from common.datasets.loader import batches
 from common.datasets.shard import Shard, open_shard
 from common.device import chosen_device
+from common.errors import WireError
 from common.evaluate import evaluate, measure, released_metrics
 from common.layers import held_by, is_local, shared
 from common.local_site import LocalSite
 from common.model.arrays import array_names, read_arrays, write_arrays
 from common.model.network import Network, build_network
+from common.model_config import ModelConfig
 from common.seed import derive_seed, seed_everything
+from common.tasks import Task
 from common.wire import (
     Arrays,
     EvaluateRequest,
@@ -128,7 +131,7 @@ class Trainer:
             return f"its pictures are {shard.images.shape[1]} px wide, the run's are not"
         if not len(shard.indices(part)):
             return "no training pictures" if part == "train" else f"no {part} pictures"
-        network = _network_of(canonical_json(config), str(chosen_device(config.train)))
+        network = _network_of(config)
         held = set(held_by(site.task, array_names(network)))
         if differing := sorted(held ^ set(arrays)):
             return f"the arrays are not this network's: {differing[0]} differs"
@@ -139,7 +142,7 @@ class Trainer:
     ) -> Network:
         """Return the network with the request's arrays and, over them, the site's own layers."""
         torch.set_num_threads(self._site.num_threads)
-        network = _network_of(canonical_json(config), str(chosen_device(config.train)))
+        network = _network_of(config)
         write_arrays(network, request.arrays)
         write_arrays(network, state.load())
         return network
@@ -227,16 +230,31 @@ def _reason_to_keep(change: Arrays) -> str | None:
 
 @lru_cache(maxsize=1)
 def _config_of(config_json: str) -> RunConfig:
-    return RunConfig.model_validate_json(config_json)
+    """Read a request's configuration. Raises WireError naming the first key that differs."""
+    try:
+        return RunConfig.model_validate_json(config_json)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"]) or "the whole"
+        raise WireError(
+            f"config-json: {key}: {first['msg']}. Both ends must run the same Fovea version."
+        ) from error
 
 
-@lru_cache(maxsize=1)
-def _network_of(config_json: str, device: str) -> Network:
-    """Build the run's network once per process; each request brings its weights.
+def _network_of(config: RunConfig) -> Network:
+    """Return the run's network; each request brings its weights.
 
     Never with downloaded weights: round 0 ships them.
     """
-    config = _config_of(config_json)
     encoder = config.model.encoder.model_copy(update={"pretrained": False})
     model = config.model.model_copy(update={"encoder": encoder})
-    return build_network(model, config.task_table(), seed=config.seed).to(device)
+    tasks = tuple(config.task_table().values())
+    device = str(chosen_device(config.train))
+    return _built(model.model_dump_json(), tasks, config.seed, device)
+
+
+@lru_cache(maxsize=1)
+def _built(model_json: str, tasks: tuple[Task, ...], seed: int, device: str) -> Network:
+    """Build a network once per process: sites of one run differ in nothing that is named here."""
+    model = ModelConfig.model_validate_json(model_json)
+    return build_network(model, {task.name: task for task in tasks}, seed=seed).to(device)

@@ -6,7 +6,7 @@ sites of that task.
 
 from collections.abc import Collection, Iterable, Sequence
 
-from common.errors import ModelError
+from common.errors import ConfigError, ModelError
 
 TRUNK = "trunk"
 _HEADS = "heads."
@@ -37,6 +37,31 @@ def is_local(name: str, local_layers: Sequence[str]) -> bool:
 def shared(names: Iterable[str], local_layers: Sequence[str]) -> list[str]:
     """Return the names that leave a site, in order."""
     return [name for name in names if not is_local(name, local_layers)]
+
+
+def refuse_unusable(
+    names: Collection[str], tasks: Iterable[str], local_layers: Sequence[str]
+) -> None:
+    """Raise ConfigError for local layers that leave a task's sites nothing to train together."""
+    if "" in local_layers:
+        raise ConfigError(
+            "federation.local_layers: '' is the prefix of every array, so nothing would be shared. "
+            "Remove it, or name a layer."
+        )
+    for task in tasks:
+        if not shared(held_by(task, names), local_layers):
+            raise ConfigError(
+                f"federation.local_layers: {', '.join(map(repr, local_layers))} keep every array "
+                f"of task {task} at its sites, so nothing would be shared. Remove one."
+            )
+
+
+def tasks_with_local_head(
+    names: Collection[str], tasks: Iterable[str], local_layers: Sequence[str]
+) -> list[str]:
+    """Return the tasks whose whole head stays at the sites: nobody else has it trained."""
+    heads = {task: [name for name in names if group_of(name) == task] for task in tasks}
+    return [task for task, head in heads.items() if head and not shared(head, local_layers)]
 
 
 def unmatched_prefixes(names: Collection[str], local_layers: Sequence[str]) -> list[str]:

@@ -21,6 +21,7 @@ class LocalSite(BaseModel):
     shard: Path  # folder of the prepared shard
     state: Path  # folder for what must last between rounds
     num_threads: int = Field(ge=1)  # CPU threads for training
+    log: Path | None = None  # the site's own log, appended to; None: the process's error stream
 
 
 _SITES: TypeAdapter[tuple[LocalSite, ...]] = TypeAdapter(tuple[LocalSite, ...])

@@ -24,7 +24,12 @@ class EventFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, with a traceback below it when there is one."""
         moment = datetime.fromtimestamp(record.created, tz=UTC).isoformat(timespec="milliseconds")
-        fields = {key: value for key, value in vars(record).items() if key not in _STANDARD}
+        fields = {
+            key: value
+            for key, value in vars(record).items()
+            # Ray puts private fields of its own on every record.
+            if key not in _STANDARD and not key.startswith("_")
+        }
         traceback = self.formatException(record.exc_info) if record.exc_info else None
         if self._as_json:
             event = {
@@ -43,7 +48,7 @@ class EventFormatter(logging.Formatter):
 
 
 def configure(*, level: int, as_json: bool, stream: TextIO) -> None:
-    """Send the project's events from this level up to a stream, once per process."""
+    """Send the project's events from this level up to this stream, and to no other any more."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(EventFormatter(as_json=as_json))
     for room in _ROOMS:

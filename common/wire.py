@@ -2,11 +2,13 @@
 
 The only file that knows record keys (kebab-case). Arrays are float32 and named as the network's
 state: ``trunk.*`` and ``heads.<task>.*``; an update's arrays are relative to the round's global
-model. Whatever does not keep the contract is a WireError that names the key.
+model. Metrics are named in lower-case letters, digits and ``_``. Whatever does not keep the
+contract is a WireError that names the key.
 """
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TypeVar
@@ -25,6 +27,9 @@ WIRE_VERSION = 1
 _HEADER = "fovea"
 _ARRAYS = "arrays"
 _METRICS = "metrics"
+
+_METRIC_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")  # fit for paths, tables and MLflow
+MAX_METRICS = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +59,7 @@ class TrainRequest:
     global_step: int  # optimiser steps this site has behind it
     total_steps: int  # steps of this site in the whole run, where the cosine ends
     proximal_mu: float  # 0: no proximal term
-    config_json: str  # the whole RunConfig
+    config_json: str  # a RunConfig that holds what the site needs of the run's
     arrays: Arrays  # trunk and the site's own head
 
 
@@ -249,8 +254,15 @@ def _read_metrics(content: RecordDict) -> dict[str, float]:
     record = content.metric_records.get(_METRICS)
     if record is None:
         raise WireError(f"record {_METRICS!r} is missing. {_REMEDY}")
+    if len(record) > MAX_METRICS:
+        raise WireError(f"metrics: expected at most {MAX_METRICS}, got {len(record)}.")
     metrics = {}
     for name, value in record.items():
+        if not _METRIC_NAME.fullmatch(name):
+            raise WireError(
+                f"metrics: the name {name[:40]!r} is not of lower-case letters, digits and '_', "
+                "at most 64, a letter first."
+            )
         if isinstance(value, list) or not math.isfinite(value):
             raise WireError(f"metrics.{name}: expected one finite number, got {value!r:.40}.")
         metrics[name] = float(value)

@@ -1,7 +1,7 @@
 """The durable state of a run after each round, and the best and last model.
 
-One file, replaced whole: a coordinator that dies mid-round continues from the round before with
-the same bits as if it had not.
+One file, replaced whole, kept so that a run can be continued: it holds all that the rounds after
+it depend on, to the bit.
 """
 
 from collections.abc import Sequence

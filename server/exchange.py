@@ -4,6 +4,7 @@ Nothing here waits without a limit, and no reply is lost: an answer, a refusal, 
 silence, each belongs to a site.
 """
 
+import json
 import logging
 import threading
 import time
@@ -13,7 +14,8 @@ from dataclasses import dataclass
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
-from common.errors import RunError, WireError
+from common.datasets.card import card_from_dict
+from common.errors import DataError, RunError, WireError
 from common.wire import (
     AnswerT,
     EvaluateRequest,
@@ -32,6 +34,7 @@ from server.participation import Outcome
 log = logging.getLogger(__name__)
 
 POLL_S = 0.05  # how often to look for replies; Flower pushes none
+PRESENCE_S = 1.0  # how often to ask which of the awaited nodes are still connected
 _FLOWER_SAYS = "Exception ClientAppException occurred. Message: "
 TTL_MARGIN_S = 60.0  # a message outlives our patience, so that lateness is told from failure
 
@@ -77,29 +80,26 @@ class Exchange:
         cards: dict[str, SiteCard] = {}
         absent: dict[str, Refusal | NoAnswer] = {}
         asked: set[int] = set()
+        waiting: dict[str, int] = {}  # message → node, whenever it was asked
         last_told: list[str] = []
         while pending := [site for site in sites if site not in cards and site not in absent]:
             remaining = deadline - time.monotonic()
-            if remaining <= 0 or self._is_hopeless(asked, sites):
+            present = set(self._grid.get_node_ids())
+            all_have_spoken = len(asked) >= len(sites) and not waiting and present <= asked
+            if remaining <= 0 or all_have_spoken:
                 break
             if pending != last_told:
                 waiting_for(pending)
                 last_told = pending
-            new = sorted(set(self._grid.get_node_ids()) - asked)
+            new = sorted(present - asked)
             asked.update(new)
-            names = {node: f"node {node}" for node in new}
             requests = dict.fromkeys(new, QueryRequest(run=self._run))
-            answers = self._converse(
-                names,
-                requests,
-                MessageType.QUERY,
-                SiteCard,
-                timeout_s=remaining,
-                answered=lambda _: None,
-            )
-            for node, answer in answers.items():
+            waiting |= self._send(requests, MessageType.QUERY, timeout_s=remaining)
+            replies = self._replies(waiting)
+            for node, reply in replies:
+                answer = _read(reply, f"node {node}", SiteCard)
                 self._introduce(node, answer, sites, cards, absent)
-            if not new:
+            if not replies:
                 self._pause(POLL_S)
         for site in sites:
             if site not in cards and site not in absent:
@@ -117,10 +117,6 @@ class Exchange:
     ) -> dict[str, Evaluation | Refusal | NoAnswer]:
         """Ask sites to evaluate, by name; return what came of each."""
         return self._ask(requests, MessageType.EVALUATE, Evaluation, timeout_s, answered)
-
-    def _is_hopeless(self, asked: set[int], sites: Sequence[str]) -> bool:
-        # Every node that will come has spoken: waiting on brings nobody new.
-        return len(asked) >= len(sites) and set(self._grid.get_node_ids()) <= asked
 
     def _introduce(
         self,
@@ -142,8 +138,12 @@ class Exchange:
                 "its own; correct the site's own configuration."
             )
         elif isinstance(answer, SiteCard):
-            cards[answer.site] = answer
             self._nodes[answer.site] = node
+            objection = _objection_to_card(answer)
+            if objection is None:
+                cards[answer.site] = answer
+            else:
+                absent[answer.site] = NoAnswer(answer.site, Outcome.REJECTED, objection)
         else:
             absent[answer.site] = answer
 
@@ -177,29 +177,47 @@ class Exchange:
         Replies are matched by the message they reply to: an error reply may come from the
         SuperLink, whose node id says nothing about the site.
         """
-        nodes = list(requests)
-        messages = [
-            Message(encode(requests[node]), node, message_type, ttl=timeout_s + TTL_MARGIN_S)
-            for node in nodes
-        ]
-        sent = self._grid.push_messages(messages) if messages else []
-        del messages  # the grid holds what it still needs; models are large
-        waiting = {message: node for message, node in zip(sent, nodes, strict=False) if message}
-        answers: dict[int, AnswerT | Refusal | NoAnswer] = {}
         deadline = time.monotonic() + timeout_s
+        waiting = self._send(requests, message_type, timeout_s=timeout_s)
+        reasons = dict.fromkeys(set(requests) - set(waiting.values()), "its node is not connected")
+        answers: dict[int, AnswerT | Refusal | NoAnswer] = {}
+        look_at = time.monotonic()
         while waiting and time.monotonic() < deadline:
-            replies = list(self._grid.pull_messages(list(waiting)))
-            for reply in replies:
-                node = waiting.pop(reply.metadata.reply_to_message_id)
+            present = set(waiting.values())
+            if time.monotonic() >= look_at:
+                # Before the replies are pulled: what a node sent before it left is not lost.
+                present = set(self._grid.get_node_ids())
+                look_at = time.monotonic() + PRESENCE_S
+            replies = self._replies(waiting)
+            for node, reply in replies:
                 answers[node] = _read(reply, names[node], kind)
                 answered(names[node])
-            if not replies:
+            for message in [message for message, node in waiting.items() if node not in present]:
+                reasons[waiting.pop(message)] = "its node left before it answered"
+            if waiting and not replies:
                 self._pause(POLL_S)
-        for node in nodes:
+        for node in requests:
             if node not in answers:
-                reason = f"no answer within {timeout_s:g} s"
+                reason = reasons.get(node, f"no answer within {timeout_s:g} s")
                 answers[node] = NoAnswer(names[node], Outcome.MISSING, reason)
         return answers
+
+    def _send(
+        self, requests: Mapping[int, Request], message_type: str, *, timeout_s: float
+    ) -> dict[str, int]:
+        """Send one request per node; return the nodes by message, without those out of reach."""
+        messages = [
+            Message(encode(request), node, message_type, ttl=timeout_s + TTL_MARGIN_S)
+            for node, request in requests.items()
+        ]
+        # No message is kept here: the grid holds what it still needs, and models are large.
+        sent = self._grid.push_messages(messages) if messages else []
+        return {message: node for message, node in zip(sent, requests, strict=False) if message}
+
+    def _replies(self, waiting: dict[str, int]) -> list[tuple[int, Message]]:
+        """Take what has come out of what is waited for, each with the node that was asked."""
+        replies = list(self._grid.pull_messages(list(waiting))) if waiting else []
+        return [(waiting.pop(reply.metadata.reply_to_message_id), reply) for reply in replies]
 
     def _pause(self, seconds: float) -> None:
         if self._stop.wait(seconds):
@@ -213,9 +231,24 @@ def _read(reply: Message, site: str, kind: type[AnswerT]) -> AnswerT | Refusal |
         answer = decode_answer(reply.content, kind)
     except WireError as error:
         return NoAnswer(site, Outcome.REJECTED, str(error))
+    if kind is not SiteCard and isinstance(answer, Refusal):
+        return Refusal(site, answer.reason)  # a site that cannot tell its name still has a reason
     if kind is not SiteCard and answer.site != site:
         return NoAnswer(site, Outcome.REJECTED, f"it answered in the name of {answer.site!r}")
     return answer
+
+
+def _objection_to_card(card: SiteCard) -> str | None:
+    """Return why a site's data card cannot be recorded, or None when it can."""
+    try:
+        data_card = card_from_dict(json.loads(card.data_card_json))
+    except DataError as error:
+        return f"its data card cannot be read: {error}"
+    if data_card.task != card.task:
+        return f"its data card is of task {data_card.task!r}, the site's is {card.task!r}"
+    if len({tuple(count.name for count in part.classes) for part in data_card.parts}) > 1:
+        return "its data card does not count the same classes in every part"
+    return None
 
 
 def _last_line(reason: str | None) -> str:

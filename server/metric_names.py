@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from server.participation import Outcome
-from server.summary import Estimates, LocalisationEntry, RoundEntry, TaskEntry
+from server.summary import Estimates, LocalisationEntry, RoundEntry, SiteRoundEntry, TaskEntry
 
 SUPPORT = ("support", "positives", "positive_patients")
 NOT_ALLOWED = re.compile(r"[^\w\-. :/]", re.ASCII)  # of MLflow's metric and parameter names
@@ -16,6 +16,21 @@ NOT_ALLOWED = re.compile(r"[^\w\-. :/]", re.ASCII)  # of MLflow's metric and par
 
 def round_metrics(entry: RoundEntry) -> dict[str, float]:
     """Return every defined number of a round by its tracked name."""
+    return {name: value for part in parts_of(entry) for name, value in part.items()}
+
+
+def parts_of(entry: RoundEntry) -> tuple[dict[str, float], ...]:
+    """Return the coordinator's own numbers first, and then those that each site sent.
+
+    Apart, so that a number that cannot be tracked costs only the others of the same sender. No
+    site's part has a name of the coordinator's.
+    """
+    own = _defined(_coordinator(entry))
+    sites = (_defined(_sent_by(site)) for site in entry.sites)
+    return (own, *({n: v for n, v in sent.items() if n not in own} for sent in sites))
+
+
+def _coordinator(entry: RoundEntry) -> dict[str, float | None]:
     named: dict[str, float | None] = {
         "round/wall_s": entry.wall_s,
         "round/score": entry.score,
@@ -28,9 +43,17 @@ def round_metrics(entry: RoundEntry) -> dict[str, float]:
     for site in entry.sites:
         place = f"site/{site.site}"
         named[f"{place}/answered"] = site.outcome is Outcome.ANSWERED
-        named |= {f"{place}/num_examples": site.num_examples, f"{place}/seconds": site.seconds}
-        named |= {f"{place}/{name}": value for name, value in site.metrics.items()}
-        named |= {f"federated/{site.site}/{name}": v for name, v in site.evaluation.items()}
+        named[f"{place}/num_examples"] = site.num_examples
+    return named
+
+
+def _sent_by(site: SiteRoundEntry) -> dict[str, float | None]:
+    named: dict[str, float | None] = {f"site/{site.site}/{n}": v for n, v in site.metrics.items()}
+    named[f"site/{site.site}/seconds"] = site.seconds
+    return named | {f"federated/{site.site}/{name}": v for name, v in site.evaluation.items()}
+
+
+def _defined(named: Mapping[str, float | None]) -> dict[str, float]:
     return {valid_name(name): float(value) for name, value in named.items() if value is not None}
 
 
@@ -49,6 +72,8 @@ def _task(place: str, entry: TaskEntry) -> Iterator[tuple[str, float | None]]:
     yield from _group(f"{place}/supported", classification.supported_average)
     for name, estimates in classification.per_class.items():
         yield from _group(f"{place}/{name}", estimates)
+    for name, share in entry.context_share.items():
+        yield f"{place}/{name}/context_share", share
     for name, value in classification.baseline.items():
         yield f"{place}/majority/{name}", value
     yield from _localisation(place, entry.localisation)

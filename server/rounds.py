@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic
 
+import numpy as np
+
 from common.config import RunConfig
-from common.config_file import canonical_json
-from common.layers import held_by
-from common.schedule import steps_per_round
+from common.layers import refuse_unusable, tasks_with_local_head
 from common.wire import (
     Arrays,
-    EvaluateRequest,
     Evaluation,
     Refusal,
     TrainRequest,
@@ -23,7 +22,8 @@ from server.aggregate.merge import merge
 from server.checkpoint import Checkpoint, ModelFiles, Progression, save_checkpoint, save_model
 from server.exchange import Discovery, Exchange, NoAnswer
 from server.participation import Outcome, Participation, Reply
-from server.replies import sort_out
+from server.replies import sort_out, unusable_together
+from server.requests import evaluate_requests, train_requests
 from server.round_report import (
     CentralEvaluator,
     CentralResult,
@@ -73,17 +73,25 @@ def run_rounds(
 ) -> Checkpoint:
     """Run the rounds that are left and return the last state.
 
-    ``untrained`` is the measurement of round 0, None when a run is continued.
+    ``untrained`` is the measurement of round 0, None for a start that has rounds behind it.
 
     Ends after the configured rounds, or sooner when the central score has not improved for
-    ``federation.patience`` evaluations.
+    ``federation.patience`` evaluations. Raises ConfigError when local layers leave nothing to
+    train together.
     """
+    rounds = federation.config.federation
+    refuse_unusable(start.model, federation.config.tasks, rounds.local_layers)
+    for task in tasks_with_local_head(start.model, federation.config.tasks, rounds.local_layers):
+        log.warning(
+            "every array of this task's head stays at the sites: "
+            "central metrics of the task measure an untrained head",
+            extra={"action": "head_untrained_centrally", "task": task},
+        )
     federation.strategy.restore(start.strategy)
     federation.tracker.run_started(federation.discovery.cards)
     state = start if untrained is None else _round_zero(federation, start, untrained)
-    rounds = federation.config.federation
     while state.server_round < rounds.rounds:
-        if state.progression.evaluations_since_best >= rounds.patience:
+        if early_stop(federation.config, state) is not None:
             log.info(
                 "no improvement, stopping early",
                 extra={"action": "stopped_early", "round": state.server_round},
@@ -93,22 +101,46 @@ def run_rounds(
     return state
 
 
+def early_stop(config: RunConfig, state: Checkpoint) -> str | None:
+    """Return, as a sentence, why a run ended before its last round, or None when it did not."""
+    rules, since_best = config.federation, state.progression.evaluations_since_best
+    if state.server_round >= rules.rounds or since_best < rules.patience:
+        return None
+    return f"stopped after round {state.server_round}: no improvement in {since_best} evaluations."
+
+
 def _one_round(federation: Federation[ResultT], state: Checkpoint) -> Checkpoint:
     started = time.monotonic()
     server_round = state.server_round + 1
-    requests = _train_requests(federation, state.model, server_round)
+    cards = federation.discovery.cards
+    requests = train_requests(
+        federation.strategy.configure_train(server_round, cards),
+        cards,
+        federation.config,
+        run=federation.run,
+        server_round=server_round,
+        model=state.model,
+    )
     answers = _train(federation, requests, server_round)
     updates, replies = sort_out(
         requests,
         {**federation.discovery.absent, **answers},
+        cards=cards,
         local_layers=federation.config.federation.local_layers,
     )
     model = state.model
     changed = len(updates) >= federation.config.federation.min_sites
     if changed:
-        aggregation = AGGREGATIONS.get(federation.config.federation.aggregation)
-        change = merge(list(updates.values()), model, aggregation)
-        model = federation.strategy.aggregate_train(model, change)
+        following_model, reason = _moved(federation, model, updates)
+        if reason is None:
+            model = following_model
+        else:
+            changed, updates, replies = False, {}, unusable_together(replies, reason)
+            log.warning(
+                "the model stays as it is: %s",
+                reason,
+                extra={"action": "model_unchanged", "round": server_round},
+            )
     central, evaluations = _measure(federation, model, server_round)
     progression = _progression(state, server_round, central)
     is_best = progression.best_round == server_round
@@ -135,6 +167,25 @@ def _one_round(federation: Federation[ResultT], state: Checkpoint) -> Checkpoint
     return following
 
 
+def _moved(
+    federation: Federation[ResultT], model: Arrays, updates: Mapping[str, Update]
+) -> tuple[Arrays, str | None]:
+    """Return the next model, and why it cannot be used, or None when it can.
+
+    Finite updates may overflow once they are merged or once the server's step is taken; the
+    strategy then stands where it stood before.
+    """
+    strategy, before = federation.strategy, federation.strategy.state()
+    aggregation = AGGREGATIONS.get(federation.config.federation.aggregation)
+    with np.errstate(over="ignore", invalid="ignore"):
+        moved = strategy.aggregate_train(model, merge(list(updates.values()), model, aggregation))
+    for name, array in {**moved, **strategy.state()}.items():
+        if not np.isfinite(array).all():
+            strategy.restore(before)
+            return moved, f"array {name!r} is not finite after the round's updates were merged"
+    return moved, None
+
+
 def _round_zero(
     federation: Federation[ResultT], start: Checkpoint, untrained: Untrained[ResultT]
 ) -> Checkpoint:
@@ -152,30 +203,6 @@ def _round_zero(
     )
     _tell(federation, report, ())
     return state
-
-
-def _train_requests(
-    federation: Federation[ResultT], model: Arrays, server_round: int
-) -> dict[str, TrainRequest]:
-    config, cards = federation.config, federation.discovery.cards
-    plans = federation.strategy.configure_train(server_round, cards)
-    config_json = canonical_json(config)
-    requests = {}
-    for site, plan in plans.items():
-        card = cards[site]
-        steps = steps_per_round(
-            card.num_examples, batch_size=config.train.batch_size, epochs=config.train.epochs
-        )
-        requests[site] = TrainRequest(
-            run=federation.run,
-            server_round=server_round,
-            global_step=(server_round - 1) * steps,
-            total_steps=config.federation.rounds * steps,
-            proximal_mu=plan.proximal_mu,
-            config_json=config_json,
-            arrays={name: model[name] for name in held_by(card.task, model)},
-        )
-    return requests
 
 
 def _train(
@@ -203,15 +230,13 @@ def _measure(
         sites = federation.strategy.configure_evaluate(server_round, cards)
     federation.progress.evaluating(server_round, sites=sites)
     central = federation.evaluator(model, server_round)
-    requests = {
-        site: EvaluateRequest(
-            run=federation.run,
-            server_round=server_round,
-            config_json=canonical_json(config),
-            arrays={name: model[name] for name in held_by(cards[site].task, model)},
-        )
-        for site in sites
-    }
+    requests = evaluate_requests(
+        {site: cards[site] for site in sites},
+        config,
+        run=federation.run,
+        server_round=server_round,
+        model=model,
+    )
     answers = federation.exchange.evaluate(
         requests,
         timeout_s=config.federation.round_timeout_s,

@@ -48,6 +48,7 @@ from server.round_report import (
 log = logging.getLogger(__name__)
 
 CLIENT_APP = "client.app:app"
+SITE_LOG = "site.log"
 OBJECT_STORE_MB = 512  # Ray's shared memory; what does not fit spills to its folder
 
 
@@ -64,8 +65,8 @@ def simulate(
     """Run the federation that a configuration describes.
 
     ``shards`` are the sites' prepared shards by name. Writes the models and the checkpoint to
-    ``out/model`` and what lasts at the sites to ``out/sites``. Raises ConfigError, DataError or
-    RunError naming what cannot work, and whatever evaluator, tracker or progress raise.
+    ``out/model``, what lasts at the sites and their logs to ``out/sites``. Raises ConfigError,
+    DataError or RunError naming what cannot work, and whatever evaluator, tracker or progress raise.
     """
     sites = _local_sites(config, shards, out)
     instruments = Instruments(evaluator, tracker, progress, ModelFiles(out / "model"))
@@ -109,6 +110,8 @@ def _local_sites(config: RunConfig, shards: Mapping[str, Path], out: Path) -> tu
                 shard=shards[site.name].resolve(),
                 state=(out / "sites").resolve(),
                 num_threads=max(int(config.simulation.cpus_per_site), 1),
+                # What a site's process writes to its own streams goes with Ray's folder.
+                log=(out / "sites" / site.name / SITE_LOG).resolve(),
             )
         )
     return tuple(sites)

@@ -24,7 +24,7 @@ from PIL import Image
 
 from common.config import RunConfig
 from common.errors import RunError
-from server.metric_names import round_metrics
+from server.metric_names import parts_of
 from server.summary import RoundEntry, TrackingEntry
 from server.tracked_params import flattened
 
@@ -88,9 +88,6 @@ class Picture:
 
 
 Entry = Metrics | Params | Tag | File | Picture
-ENTRY_KINDS: dict[str, type[Entry]] = {
-    kind.__name__: kind for kind in (Metrics, Params, Tag, File, Picture)
-}
 
 
 class Tracker:
@@ -120,8 +117,9 @@ class Tracker:
         self.log_file(path)
 
     def log_round(self, entry: RoundEntry) -> None:
-        """Track every number of a round."""
-        self.log_metrics(round_metrics(entry), step=entry.round)
+        """Track every number of a round: the coordinator's own, then each site's."""
+        for part in parts_of(entry):
+            self.log_metrics(part, step=entry.round)
 
     def log_metrics(self, values: Mapping[str, float], *, step: int) -> None:
         """Track numbers, whose names must be valid (see ``metric_names``)."""
@@ -194,7 +192,8 @@ class Tracker:
 
     def _report(self, error: Exception) -> None:
         log.error(
-            "MLflow did not take an entry; it waits in %s",
+            "MLflow did not take an entry; it is offered again with the next one. What MLflow "
+            "lacks is written down in %s, one entry a line",
             self._unsent_path,
             extra={
                 "action": "tracking_failed",
@@ -238,34 +237,17 @@ def connect(uri: str) -> MlflowClient:
         return MlflowClient(tracking_uri=uri)
 
 
-def replay(unsent: Path, *, uri: str, run_id: str) -> int:
-    """Offer the entries of an unsent file again; returns how many were taken, all or an error.
-
-    Raises RunError when MLflow does not take them; the file then holds what is left.
-    """
-    entries = [_entry_of(line) for line in unsent.read_text(encoding="utf-8").splitlines()]
-    sent = 0
-    try:
-        client = connect(uri)
-        for entry in entries:
-            _send(client, run_id, entry)
-            sent += 1
-    except FAILURES as error:
-        _write_unsent(entries[sent:], unsent)
-        raise RunError(
-            f"{unsent}: MLflow at {without_credentials(uri)} took {sent} of {len(entries)} "
-            f"entries ({type(error).__name__}). Repair the server and replay again."
-        ) from error
-    unsent.unlink()
-    return sent
-
-
 def without_credentials(uri: str) -> str:
-    """Return a URI without user and password, fit for messages and files."""
+    """Return a URI without user, password and values of its query, for messages and files.
+
+    Databases take user and password in the query as well, under names of their drivers' own.
+    """
     parts = urlsplit(uri)
-    if "@" not in parts.netloc:
+    if "@" not in parts.netloc and not parts.query:
         return uri
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    names = (pair.partition("=")[0] for pair in parts.query.split("&") if pair)
+    masked = "&".join(f"{name}=***" for name in names)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=masked))
 
 
 def _experiment(client: MlflowClient, name: str, *, uri: str, out: Path) -> str:
@@ -305,11 +287,6 @@ def _send(client: MlflowClient, run_id: str, entry: Entry) -> None:
 def _write_unsent(entries: list[Entry], path: Path) -> None:
     lines = [json.dumps({"kind": type(e).__name__, **asdict(e)}) + "\n" for e in entries]
     path.write_text("".join(lines), encoding="utf-8")
-
-
-def _entry_of(line: str) -> Entry:
-    fields = json.loads(line)
-    return ENTRY_KINDS[fields.pop("kind")](**fields)
 
 
 def _now_ms() -> int:

@@ -155,5 +155,7 @@ def _open_array(path: Path) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: cannot be read ({type(error).__name__}); prepare the shard again.") from error
+        raise DataError(
+            f"{path}: cannot be read ({type(error).__name__}); prepare the shard again."
+        ) from error
     return np.asarray(array)  # a view: the pixels stay on disk until they are indexed

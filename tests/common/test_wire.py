@@ -27,7 +27,10 @@ from common.wire import (
 names = st.text(string.ascii_lowercase + "._", min_size=1, max_size=20)
 texts = st.text(min_size=1, max_size=20)
 counts = st.integers(0, 2**31)
-metrics = st.dictionaries(names, st.floats(allow_nan=False, allow_infinity=False), max_size=4)
+metric_names = st.from_regex(r"[a-z][a-z0-9_]{0,63}", fullmatch=True)
+metrics = st.dictionaries(
+    metric_names, st.floats(allow_nan=False, allow_infinity=False), max_size=4
+)
 named_arrays = st.dictionaries(
     names,
     arrays(np.float32, array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=3)),
@@ -184,6 +187,23 @@ def test_pickled_objects_are_not_read() -> None:
     content["arrays"] = ArrayRecord({"trunk.weight": pickled})
 
     with pytest.raises(WireError, match=r"trunk\.weight: not a readable array"):
+        decode_answer(content, Update)
+
+
+@pytest.mark.parametrize("name", ["../auroc", "central/x", "Total", "a" * 65])
+def test_metric_under_a_name_that_is_not_plain_is_refused(name: str) -> None:
+    content = encode(an_update())
+    content["metrics"] = MetricRecord({name: 0.5})
+
+    with pytest.raises(WireError, match=r"metrics: the name .* lower-case letters"):
+        decode_answer(content, Update)
+
+
+def test_too_many_metrics_are_refused() -> None:
+    content = encode(an_update())
+    content["metrics"] = MetricRecord({f"m{number}": 0.5 for number in range(65)})
+
+    with pytest.raises(WireError, match="expected at most 64, got 65"):
         decode_answer(content, Update)
 
 

@@ -17,6 +17,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from client.app import client_app
 from common.config import RunConfig
 from common.config_file import config_digest, load_config
+from common.datasets.card import DataCard, DuplicateCount, PartCount, PixelRange
 from common.errors import RunError
 from common.wire import (
     Arrays,
@@ -39,6 +40,22 @@ TASKS = {"north": "chestx", "harbour": "chestx", "valley": "retina", "coast": "p
 EXAMPLES = {"north": 10, "harbour": 30, "valley": 20, "coast": 40}
 
 
+def data_card(task: str, *, pictures: int) -> DataCard:
+    """A card of a shard that has only a training part."""
+    sides = PixelRange(smallest=64, median=64, largest=64)
+    part = PartCount(
+        name="train", pictures=pictures, patients=pictures, classes=(), lesion_pictures=0
+    )
+    nothing = DuplicateCount(
+        exact=0, near=0, shared_pictures=0, straddling_pictures=0, straddling_patients=0,
+        conflicts=0,
+    )  # fmt: skip
+    return DataCard(
+        task=task, image_size_px=64, pictures=pictures, patients=pictures, parts=(part,),
+        regions=(), width_px=sides, height_px=sides, exclusions={}, duplicates=nothing, notes=(),
+    )  # fmt: skip
+
+
 class SummingSite:
     """A site whose training moves every array by its own constant times the round."""
 
@@ -48,7 +65,8 @@ class SummingSite:
         self.requests: list[TrainRequest] = []
 
     def describe(self) -> SiteCard:
-        return SiteCard(self.name, TASKS[self.name], EXAMPLES[self.name], 2, "{}")
+        card = data_card(TASKS[self.name], pictures=EXAMPLES[self.name])
+        return SiteCard(self.name, TASKS[self.name], EXAMPLES[self.name], 2, card.as_json())
 
     def train(self, request: TrainRequest) -> Update | Refusal:
         self.requests.append(request)
@@ -282,10 +300,15 @@ def test_a_crashing_site_is_named_and_the_round_goes_on(tmp_path: Path) -> None:
 
     last = run_whole(made, start(config))
 
-    assert outcomes(reports(made)[1])["north"] == (Outcome.FAILED, "out of memory")
+    assert outcomes(reports(made)[1])["north"] == (
+        Outcome.FAILED,
+        "MemoryError; the site's log says more",
+    )
     judged = verdict(last.participation, sites=list(TASKS), required_sites=[])
     assert judged.status is Status.PARTIAL
-    assert judged.reasons == ("site north failed in round 1: out of memory.",)
+    assert judged.reasons == (
+        "site north failed in round 1: MemoryError; the site's log says more.",
+    )
     np.testing.assert_allclose(last.model["heads.chestx.w"], 2)
 
 
@@ -330,7 +353,7 @@ def test_a_silent_site_is_waited_for_by_name_and_then_reported_missing(tmp_path:
     run_whole(made, start(config))
 
     assert isinstance(made.progress, ProgressWatcher)
-    assert made.progress.waited_for == [list(TASKS)]
+    assert made.progress.waited_for == [list(TASKS), ["coast"]]
     assert outcomes(reports(made)[1])["coast"][0] is Outcome.MISSING
 
 
