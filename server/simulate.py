@@ -66,7 +66,8 @@ def simulate(
 
     ``shards`` are the sites' prepared shards by name. Writes the models and the checkpoint to
     ``out/model``, what lasts at the sites and their logs to ``out/sites``. Raises ConfigError,
-    DataError or RunError naming what cannot work, and whatever evaluator, tracker or progress raise.
+    DataError or RunError naming what cannot work, and whatever evaluator, tracker or progress
+    raise.
     """
     sites = _local_sites(config, shards, out)
     instruments = Instruments(evaluator, tracker, progress, ModelFiles(out / "model"))
