@@ -1,4 +1,4 @@
-"""Says in plain words what the schema expects at a place of a run's configuration."""
+"""Says in plain words what a schema expects at a place of a file, a run's configuration first."""
 
 from collections.abc import Mapping, Sequence
 from types import UnionType
@@ -19,21 +19,28 @@ PLAIN: dict[type, str] = {
 }
 
 
-def expectation(location: Location) -> str:
+def expectation(location: Location, schema: type[BaseModel] = RunConfig) -> str:
     """Return what may stand at a location: "a whole number of at least 1 or null"."""
-    phrases = [_phrase(kind, limits) for kind, limits in _kinds_at(location)]
+    phrases = [_phrase(kind, limits) for kind, limits in _kinds_at(location, schema)]
     return " or ".join(dict.fromkeys(phrases)) or "another value"
 
 
-def known_keys(location: Location) -> list[str]:
+def known_keys(location: Location, schema: type[BaseModel] = RunConfig) -> list[str]:
     """Return the keys that the schema has at a location, following unions by their kind."""
-    kinds = [kind for kind, _ in _kinds_at(location)]
+    kinds = [kind for kind, _ in _kinds_at(location, schema)]
     return [name for kind in kinds if _is_section(kind) for name in kind.model_fields]
 
 
-def _kinds_at(location: Location) -> list[tuple[type, Mapping[str, float]]]:
+def has_key(location: Location, schema: type[BaseModel] = RunConfig) -> bool:
+    """Say whether the schema has a place for something at a location."""
+    return bool(_kinds_at(location, schema))
+
+
+def _kinds_at(
+    location: Location, schema: type[BaseModel]
+) -> list[tuple[type, Mapping[str, float]]]:
     """Return the types that a location may hold, each with its limits."""
-    here: list[object] = [RunConfig]
+    here: list[object] = [schema]
     for part in location:
         flat: list[object] = [kind for one in here for kind, _ in _alternatives(one)]
         # A union's branch stands in the location by its kind; it is no key of the file.

@@ -31,3 +31,11 @@ class RunError(FoveaError):
 
 class SiteError(FoveaError):
     """A site's own program broke down: its log at the site says where."""
+
+
+class TrustError(FoveaError):
+    """A signature, key or certificate is not the one that was pinned: ask who sent it."""
+
+
+class AuditError(FoveaError):
+    """The audit log is damaged or was changed: keep the file, and find out who had access to it."""

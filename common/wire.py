@@ -11,22 +11,27 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from enum import StrEnum
 from typing import TypeVar
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 from common.errors import WireError
+from common.packed import pack, unpack
 
 Arrays = Mapping[str, NDArray[np.float32]]
 Metrics = Mapping[str, float]
 
-WIRE_VERSION = 1
+WIRE_VERSION = 2
 
 _HEADER = "fovea"
 _ARRAYS = "arrays"
+_PACKED = "packed"
 _METRICS = "metrics"
+_EVALUATION = "evaluation"
+_METRIC_RECORDS = (_METRICS, _EVALUATION)
 
 _METRIC_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")  # fit for paths, tables and MLflow
 MAX_METRICS = 64
@@ -59,6 +64,7 @@ class TrainRequest:
     global_step: int  # optimiser steps this site has behind it
     total_steps: int  # steps of this site in the whole run, where the cosine ends
     proximal_mu: float  # 0: no proximal term
+    evaluates: bool  # measure the model that comes with this, before training
     config_json: str  # a RunConfig that holds what the site needs of the run's
     arrays: Arrays  # trunk and the site's own head
 
@@ -74,6 +80,7 @@ class Update:
     num_examples: int
     num_steps: int
     metrics: Metrics  # means over the round: loss parts; and seconds
+    evaluation: Metrics  # of the model it was sent; empty when not asked for, or nothing to tell
     arrays: Arrays  # local minus global
 
 
@@ -99,11 +106,33 @@ class Evaluation:
     metrics: Metrics
 
 
+class RefusalCode(StrEnum):
+    """Why a site says no, for machines; the reason beside it is for people."""
+
+    UNABLE = "unable"  # the shard, the network or the training does not allow it
+    UNREADABLE = "unreadable"  # the request does not keep this contract
+    UNTRUSTED = (
+        "untrusted"  # manifest or request are not what the pinned run key signed, or expired
+    )
+    OUT_OF_ORDER = "out-of-order"  # a round that is over, or another request for the same round
+    NOT_APPROVED = "not-approved"  # waits for a person at the site
+    FORBIDDEN = "forbidden"  # the site's policy says no
+    PAUSED = "paused"  # a person at the site has paused it
+    UNAVAILABLE = "unavailable"  # the site cannot train just now: trainer away, disk full
+
+
+# What a site says no to now, it may say yes to later; the others are final for this request.
+PASSING_REFUSALS = frozenset(
+    {RefusalCode.NOT_APPROVED, RefusalCode.PAUSED, RefusalCode.UNAVAILABLE}
+)
+
+
 @dataclass(frozen=True, eq=False)
 class Refusal:
     """A site says no. A result, not a failure: the round goes on without it."""
 
     site: str
+    code: RefusalCode
     reason: str
 
 
@@ -134,13 +163,11 @@ def encode(message: Request | Answer) -> RecordDict:
     for field in fields(message):
         value = getattr(message, field.name)
         if field.name == "arrays":
-            content[_ARRAYS] = ArrayRecord(
-                {name: _to_record(name, array) for name, array in value.items()}
-            )
-        elif field.name == "metrics":
-            content[_METRICS] = MetricRecord({name: float(part) for name, part in value.items()})
+            content[_ARRAYS] = ArrayRecord({_PACKED: pack(value)})
+        elif field.name in _METRIC_RECORDS:
+            content[field.name] = MetricRecord({name: float(part) for name, part in value.items()})
         else:
-            header[_key(field.name)] = value
+            header[_key(field.name)] = str(value) if isinstance(value, StrEnum) else value
     return content
 
 
@@ -149,11 +176,36 @@ def decode_request(content: RecordDict, kind: type[RequestT]) -> RequestT:
     return _decode(content, kind)
 
 
+def decode_any_request(content: RecordDict) -> Request:
+    """Return the request that the records hold, whichever it is. Raises WireError likewise."""
+    came = _kind_of(content)
+    if came == _KINDS[QueryRequest]:
+        return _decode(content, QueryRequest)
+    if came == _KINDS[TrainRequest]:
+        return _decode(content, TrainRequest)
+    if came == _KINDS[EvaluateRequest]:
+        return _decode(content, EvaluateRequest)
+    raise WireError(f"message kind: expected a request, got {came!r}.")
+
+
+def kind_of_request(request: Request) -> str:
+    """Return the name of a request's kind as it stands on the wire."""
+    return _KINDS[type(request)]
+
+
 def decode_answer(content: RecordDict, kind: type[AnswerT]) -> AnswerT | Refusal:
     """Return a site's answer, which may be a refusal. Raises WireError naming what is wrong."""
     if _kind_of(content) == _KINDS[Refusal]:
         return _decode(content, Refusal)
     return _decode(content, kind)
+
+
+def refusal_code(content: RecordDict) -> str | None:
+    """Return the code of an answer that is a refusal, as it stands there; None for any other."""
+    header = content.config_records.get(_HEADER)
+    if header is None or header.get("kind") != _KINDS[Refusal]:
+        return None
+    return str(header.get("code"))
 
 
 def _decode(content: RecordDict, kind: type[MessageT]) -> MessageT:
@@ -165,14 +217,14 @@ def _decode(content: RecordDict, kind: type[MessageT]) -> MessageT:
     for field in fields(kind):
         if field.name == "arrays":
             values["arrays"] = _read_arrays(content)
-        elif field.name == "metrics":
-            values["metrics"] = _read_metrics(content)
+        elif field.name in _METRIC_RECORDS:
+            values[field.name] = _read_metrics(content, field.name)
         else:
             values[field.name] = _read_scalar(header, _key(field.name), field.type)
     expected_keys = {_key(name) for name in values} | {"kind", "version"}
     if unknown := sorted(set(header) - expected_keys):
         raise WireError(f"{expected}: unknown key {unknown[0]!r}. {_REMEDY}")
-    expected_records = {_HEADER} | ({_ARRAYS, _METRICS} & set(values))
+    expected_records = {_HEADER} | ({_ARRAYS, *_METRIC_RECORDS} & set(values))
     if unknown := sorted(set(content) - expected_records):
         raise WireError(f"{expected}: unknown record {unknown[0]!r}. {_REMEDY}")
     return kind(**values)  # type: ignore[arg-type]  # each value was checked against its field
@@ -199,12 +251,18 @@ def _key(field: str) -> str:
     return field.replace("_", "-")
 
 
-def _read_scalar(header: ConfigRecord, key: str, kind: object) -> str | int | float:
+def _read_scalar(header: ConfigRecord, key: str, kind: object) -> str | int | float | bool:
     if key not in header:
         raise WireError(f"key {key!r} is missing. {_REMEDY}")
     value = header[key]
     if kind is str:
         return _text(key, value)
+    if kind is RefusalCode:
+        return _refusal_code(key, value)
+    if kind is bool:
+        if not isinstance(value, bool):
+            raise WireError(f"{key}: expected true or false, got {value!r:.40}.")
+        return value
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise WireError(f"{key}: expected a number, got {type(value).__name__}.")
     if kind is int and not isinstance(value, int):
@@ -212,6 +270,14 @@ def _read_scalar(header: ConfigRecord, key: str, kind: object) -> str | int | fl
     if not (math.isfinite(value) and value >= 0):
         raise WireError(f"{key}: expected a finite number of at least 0, got {value}.")
     return value if kind is int else float(value)
+
+
+def _refusal_code(key: str, value: object) -> RefusalCode:
+    try:
+        return RefusalCode(_text(key, value))
+    except ValueError as error:
+        known = ", ".join(RefusalCode)
+        raise WireError(f"{key}: expected one of {known}, got {value!r:.40}.") from error
 
 
 def _text(key: str, value: object) -> str:
@@ -227,43 +293,29 @@ def _text(key: str, value: object) -> str:
     return value
 
 
-def _to_record(name: str, array: NDArray[np.float32]) -> Array:
-    if array.dtype != np.float32:
-        raise WireError(f"arrays.{name}: expected float32, got {array.dtype}.")
-    return Array(np.asarray(array))
-
-
 def _read_arrays(content: RecordDict) -> dict[str, NDArray[np.float32]]:
     record = content.array_records.get(_ARRAYS)
     if record is None:
         raise WireError(f"record {_ARRAYS!r} is missing. {_REMEDY}")
-    return {name: _read_array(name, array) for name, array in record.items()}
+    if set(record) != {_PACKED}:
+        raise WireError(f"{_ARRAYS}: expected the one array {_PACKED!r}. {_REMEDY}")
+    return unpack(record[_PACKED])
 
 
-def _read_array(name: str, record: Array) -> NDArray[np.float32]:
-    try:
-        array = record.numpy()
-    except (TypeError, ValueError, OSError, EOFError) as error:
-        raise WireError(f"arrays.{name}: not a readable array: {error}.") from error
-    if array.dtype != np.float32:
-        raise WireError(f"arrays.{name}: expected float32, got {array.dtype}.")
-    return array
-
-
-def _read_metrics(content: RecordDict) -> dict[str, float]:
-    record = content.metric_records.get(_METRICS)
+def _read_metrics(content: RecordDict, key: str) -> dict[str, float]:
+    record = content.metric_records.get(key)
     if record is None:
-        raise WireError(f"record {_METRICS!r} is missing. {_REMEDY}")
+        raise WireError(f"record {key!r} is missing. {_REMEDY}")
     if len(record) > MAX_METRICS:
-        raise WireError(f"metrics: expected at most {MAX_METRICS}, got {len(record)}.")
+        raise WireError(f"{key}: expected at most {MAX_METRICS}, got {len(record)}.")
     metrics = {}
     for name, value in record.items():
         if not _METRIC_NAME.fullmatch(name):
             raise WireError(
-                f"metrics: the name {name[:40]!r} is not of lower-case letters, digits and '_', "
+                f"{key}: the name {name[:40]!r} is not of lower-case letters, digits and '_', "
                 "at most 64, a letter first."
             )
         if isinstance(value, list) or not math.isfinite(value):
-            raise WireError(f"metrics.{name}: expected one finite number, got {value!r:.40}.")
+            raise WireError(f"{key}.{name}: expected one finite number, got {value!r:.40}.")
         metrics[name] = float(value)
     return metrics

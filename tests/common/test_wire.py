@@ -9,6 +9,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from safetensors.numpy import save
 
 from common.errors import WireError
 from common.wire import (
@@ -16,10 +17,13 @@ from common.wire import (
     Evaluation,
     QueryRequest,
     Refusal,
+    RefusalCode,
+    Request,
     SiteCard,
     TrainRequest,
     Update,
     decode_answer,
+    decode_any_request,
     decode_request,
     encode,
 )
@@ -45,6 +49,7 @@ updates = st.builds(
     num_examples=counts,
     num_steps=counts,
     metrics=metrics,
+    evaluation=metrics,
     arrays=named_arrays,
 )
 
@@ -58,6 +63,7 @@ def an_update(**changes: object) -> Update:
         "num_examples": 8,
         "num_steps": 2,
         "metrics": {"total": 0.5},
+        "evaluation": {"auroc": 0.75},
         "arrays": {"trunk.weight": np.ones((2, 3), dtype=np.float32)},
     }
     return Update(**(values | changes))  # type: ignore[arg-type]
@@ -80,11 +86,18 @@ def test_an_update_survives_the_way(update: Update) -> None:
     assert {**vars(arrived), "arrays": None} == {**vars(update), "arrays": None}
 
 
-@given(run=texts, steps=st.tuples(counts, counts), mu=st.floats(0, 10), sent=named_arrays)
+@given(
+    run=texts,
+    steps=st.tuples(counts, counts),
+    mu=st.floats(0, 10),
+    evaluates=st.booleans(),
+    sent=named_arrays,
+)
 def test_a_train_request_survives_the_way(
-    run: str, steps: tuple[int, int], mu: float, sent: dict[str, np.ndarray]
+    run: str, steps: tuple[int, int], mu: float, evaluates: bool, sent: dict[str, np.ndarray]
 ) -> None:
-    request = TrainRequest(run, 3, steps[0], steps[1], mu, json.dumps({"seed": 1}), sent)
+    config = json.dumps({"seed": 1})
+    request = TrainRequest(run, 3, steps[0], steps[1], mu, evaluates, config, sent)
 
     arrived = decode_request(encode(request), TrainRequest)
 
@@ -113,10 +126,49 @@ def test_the_other_answers_survive_the_way(answer: SiteCard | Evaluation) -> Non
     assert vars(decode_answer(encode(answer), type(answer))) == vars(answer)
 
 
-def test_a_refusal_may_come_in_place_of_any_answer() -> None:
-    refusal = Refusal(site="north", reason="no training pictures")
+@pytest.mark.parametrize("code", RefusalCode)
+def test_a_refusal_may_come_in_place_of_any_answer(code: RefusalCode) -> None:
+    refusal = Refusal(site="north", code=code, reason="no training pictures")
 
     assert vars(decode_answer(encode(refusal), Update)) == vars(refusal)
+
+
+def test_a_refusal_of_an_unknown_code_is_refused() -> None:
+    content = encode(Refusal(site="north", code=RefusalCode.UNABLE, reason="no"))
+    content.config_records["fovea"]["code"] = "moody"
+
+    with pytest.raises(WireError, match=r"code: expected one of unable, .*, got 'moody'"):
+        decode_answer(content, Update)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        QueryRequest(run="run"),
+        EvaluateRequest("run", 1, "{}", {}),
+        TrainRequest("run", 1, 0, 1, 0.0, True, "{}", {}),
+    ],
+    ids=["query", "evaluate", "train"],
+)
+def test_a_request_is_read_without_knowing_which_it_is(request_: Request) -> None:
+    arrived = decode_any_request(encode(request_))
+
+    assert type(arrived) is type(request_)
+    assert vars(arrived) == vars(request_)
+
+
+def test_an_answer_is_no_request() -> None:
+    with pytest.raises(WireError, match="expected a request, got 'update'"):
+        decode_any_request(encode(an_update()))
+
+
+@pytest.mark.parametrize("value", [1, 0.0, "true"])
+def test_a_fact_must_be_true_or_false(value: float | str) -> None:
+    content = encode(TrainRequest("run", 1, 0, 1, 0.0, True, "{}", {}))
+    content.config_records["fovea"]["evaluates"] = value
+
+    with pytest.raises(WireError, match="evaluates: expected true or false"):
+        decode_request(content, TrainRequest)
 
 
 def test_record_keys_are_kebab_case() -> None:
@@ -139,7 +191,7 @@ def test_another_kind_of_message_is_refused() -> None:
         ("num-examples", True, "num-examples: expected a number, got bool"),
         ("site", "", "site: expected text"),
         ("patient-id", "p1", "unknown key 'patient-id'"),
-        ("version", 99, "version: expected 1, got 99"),
+        ("version", 99, "version: expected 2, got 99"),
     ],
 )
 def test_a_wrong_value_is_named(key: str, value: str | float, message: str) -> None:
@@ -171,22 +223,73 @@ def test_records_of_something_else_are_refused() -> None:
         decode_answer(RecordDict({"config": ConfigRecord({"lr": 0.1})}), Update)
 
 
-def test_arrays_of_another_type_are_refused_on_both_ends() -> None:
+def packed(arrays: dict[str, np.ndarray]) -> RecordDict:
+    """An update whose arrays were packed by somebody else."""
     content = encode(an_update())
-    content["arrays"] = ArrayRecord({"trunk.weight": Array(np.ones(2))})
+    order = np.frombuffer(json.dumps(list(arrays)).encode(), dtype=np.uint8)
+    file = np.frombuffer(save({**arrays, "__order__": order}), dtype=np.uint8)
+    content["arrays"] = ArrayRecord({"packed": Array(file)})
+    return content
+
+
+def test_a_model_travels_as_one_array_however_many_it_has() -> None:
+    arrays = {f"trunk.{number}": np.ones(3, dtype=np.float32) for number in range(200)}
+
+    assert list(encode(an_update(arrays=arrays)).array_records["arrays"]) == ["packed"]
+
+
+def test_arrays_of_another_type_are_refused_on_both_ends() -> None:
+    doubles = {"trunk.weight": np.ones(2)}
 
     with pytest.raises(WireError, match=r"trunk\.weight: expected float32, got float64"):
-        encode(an_update(arrays={"trunk.weight": np.ones(2)}))
+        encode(an_update(arrays=doubles))
     with pytest.raises(WireError, match=r"trunk\.weight: expected float32, got float64"):
+        decode_answer(packed(doubles), Update)
+
+
+def test_arrays_that_are_not_packed_are_refused() -> None:
+    content = encode(an_update())
+    content["arrays"] = ArrayRecord({"trunk.weight": Array(np.ones(2, dtype=np.float32))})
+
+    with pytest.raises(WireError, match="expected the one array 'packed'"):
+        decode_answer(content, Update)
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        (np.ones(4, dtype=np.float32), "expected bytes, got float32"),
+        (np.ones((2, 2), dtype=np.uint8), "of 2 dimensions"),
+        (np.zeros(0, dtype=np.uint8), "cannot be unpacked"),
+        (np.full(64, 255, dtype=np.uint8), "cannot be unpacked"),
+        (np.frombuffer(save({"a": np.ones(1, np.float32)}), dtype=np.uint8), "cannot be unpacked"),
+    ],
+    ids=["floats", "a table", "nothing", "noise", "no order"],
+)
+def test_what_is_no_package_is_refused(file: np.ndarray, message: str) -> None:
+    content = encode(an_update())
+    content["arrays"] = ArrayRecord({"packed": Array(file)})
+
+    with pytest.raises(WireError, match=message):
+        decode_answer(content, Update)
+
+
+def test_names_that_do_not_agree_with_the_arrays_are_refused() -> None:
+    content = encode(an_update())
+    order = np.frombuffer(b'["trunk.bias"]', dtype=np.uint8)
+    arrays = {"trunk.weight": np.ones(1, dtype=np.float32), "__order__": order}
+    content["arrays"] = ArrayRecord({"packed": Array(np.frombuffer(save(arrays), dtype=np.uint8))})
+
+    with pytest.raises(WireError, match="do not agree"):
         decode_answer(content, Update)
 
 
 def test_pickled_objects_are_not_read() -> None:
     content = encode(an_update())
     pickled = Array("float32", (1,), "numpy.ndarray", b"\x93NUMPY\x01\x00v\x00{'descr': '|O'")
-    content["arrays"] = ArrayRecord({"trunk.weight": pickled})
+    content["arrays"] = ArrayRecord({"packed": pickled})
 
-    with pytest.raises(WireError, match=r"trunk\.weight: not a readable array"):
+    with pytest.raises(WireError, match="arrays: not a readable array"):
         decode_answer(content, Update)
 
 
@@ -207,11 +310,12 @@ def test_too_many_metrics_are_refused() -> None:
         decode_answer(content, Update)
 
 
-def test_non_finite_metrics_are_refused() -> None:
+@pytest.mark.parametrize("record", ["metrics", "evaluation"])
+def test_non_finite_metrics_are_refused(record: str) -> None:
     content = encode(an_update())
-    content["metrics"] = MetricRecord({"total": float("nan")})
+    content[record] = MetricRecord({"total": float("nan")})
 
-    with pytest.raises(WireError, match=r"metrics\.total: expected one finite number"):
+    with pytest.raises(WireError, match=rf"{record}\.total: expected one finite number"):
         decode_answer(content, Update)
 
 
