@@ -23,6 +23,7 @@ from common.wire import (
     Evaluation,
     QueryRequest,
     Refusal,
+    RefusalCode,
     SiteCard,
     TrainRequest,
     Update,
@@ -101,7 +102,9 @@ def _reply(
         answer = act(trainer)
     except FoveaError as error:
         log.exception("request failed", extra={"action": "request_failed", "site": site})
-        answer = Refusal(site=site, reason=_reason(error, site))
+        unread = isinstance(error, WireError)
+        code = RefusalCode.UNREADABLE if unread else RefusalCode.UNABLE
+        answer = Refusal(site=site, code=code, reason=_reason(error, site))
     except Exception as error:
         log.exception("site failed", extra={"action": "site_failed", "site": site})
         raise SiteError(f"{type(error).__name__}; the site's log says more") from None

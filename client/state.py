@@ -1,4 +1,4 @@
-"""What must last at a site between rounds: local layers, durable per site and run."""
+"""What must last at a site between rounds: local layers, durable per site, run and round."""
 
 import re
 from pathlib import Path
@@ -8,10 +8,17 @@ from common.errors import RunError
 from common.wire import Arrays
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_FILE = re.compile(r"local-layers-(\d+)\.safetensors")
+
+KEPT_ROUNDS = 2  # the last one, and the one it was trained from
 
 
 class LocalState:
-    """A site's own arrays of one run. They never leave the site."""
+    """A site's own arrays of one run. They never leave the site.
+
+    Kept per round: a round that is trained again, because the coordinator lost it, starts from
+    the layers that it started from before.
+    """
 
     def __init__(self, folder: Path, *, site: str, run: str) -> None:
         """Name the place. Raises RunError for a run name that would lead elsewhere on the disk."""
@@ -19,19 +26,35 @@ class LocalState:
             # The run's name comes over the network and becomes part of a path.
             if not _PLAIN_NAME.fullmatch(name):
                 raise RunError(f"{name!r} cannot name a folder: use letters, digits, dots, dashes.")
-        self._path = folder / site / run / "local-layers.safetensors"
+        self._folder = folder / site / run
 
-    def load(self) -> Arrays:
-        """Return the kept arrays, none before the first round.
+    def load(self, *, before: int) -> Arrays:
+        """Return the arrays of the last round before this one, none before the first.
 
         Raises DataError when the file is damaged: training on without it would silently lose
         what the site has learnt.
         """
-        if not self._path.exists():
+        earlier = [kept for kept in self._rounds() if kept < before]
+        if not earlier:
             return {}
-        arrays, _ = read_array_file(self._path)
+        arrays, _ = read_array_file(self._file(max(earlier)))
         return arrays
 
     def save(self, arrays: Arrays, *, server_round: int) -> None:
-        """Keep arrays; when this returns they outlast a power cut."""
-        write_array_file(self._path, arrays, {"round": server_round})
+        """Keep the arrays after a round; when this returns they outlast a power cut."""
+        write_array_file(self._file(server_round), arrays, {"round": server_round})
+        known = self._rounds()
+        # Later ones belong to rounds that the coordinator has lost and now does again.
+        kept = [number for number in known if number <= server_round][-KEPT_ROUNDS:]
+        for number in known:
+            if number not in kept:
+                self._file(number).unlink(missing_ok=True)
+
+    def _rounds(self) -> list[int]:
+        if not self._folder.is_dir():
+            return []
+        found = (_FILE.fullmatch(path.name) for path in self._folder.iterdir())
+        return sorted(int(match[1]) for match in found if match)
+
+    def _file(self, server_round: int) -> Path:
+        return self._folder / f"local-layers-{server_round:05d}.safetensors"

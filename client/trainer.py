@@ -19,13 +19,14 @@ from client.local_step import (
     parameters_of,
     train_locally,
 )
+from client.parallel import ParallelTraining
 from client.state import LocalState
 from common.config import RunConfig
 from common.datasets.loader import batches
 from common.datasets.shard import Shard, open_shard
 from common.device import chosen_device
 from common.errors import WireError
-from common.evaluate import evaluate, measure, released_metrics
+from common.evaluate import TaskReport, evaluate, measure, released_metrics
 from common.layers import held_by, is_local, shared
 from common.local_site import LocalSite
 from common.model.arrays import array_names, read_arrays, write_arrays
@@ -37,7 +38,9 @@ from common.wire import (
     Arrays,
     EvaluateRequest,
     Evaluation,
+    Metrics,
     Refusal,
+    RefusalCode,
     SiteCard,
     TrainRequest,
     Update,
@@ -52,6 +55,11 @@ class Trainer:
     def __init__(self, site: LocalSite) -> None:
         """Take the site's own configuration; nothing is read before the first request."""
         self._site = site
+        self._parallel = (
+            ParallelTraining(site.processes, shard=site.shard, num_threads=site.num_threads)
+            if site.processes > 1
+            else None
+        )
 
     def describe(self) -> SiteCard:
         """Return who this is and how much it holds."""
@@ -65,12 +73,19 @@ class Trainer:
         )
 
     def train(self, request: TrainRequest) -> Update | Refusal:
-        """Run the local epochs of one round and return the change of the shared layers."""
+        """Run the local epochs of one round and return the change of the shared layers.
+
+        Where the request asks for it the model that came with it is measured first; a site that
+        has nothing to measure it on trains all the same.
+        """
         config = _config_of(request.config_json)
         if reason := self._reason_against(config, request.arrays, "train"):
             return self._refuse(reason)
         state = LocalState(self._site.state, site=self._site.name, run=request.run)
-        network = self._load(config, request, state)
+        network = self._load(config, request.arrays, state.load(before=request.server_round))
+        evaluation: Metrics = {}
+        if request.evaluates and len(self._shard.indices("val")):
+            evaluation = released_metrics(self._measure(config, network))
         try:
             result = self._step(config, request, network)
         except NonFiniteLossError as error:
@@ -86,7 +101,7 @@ class Trainer:
         }
         if local:
             state.save(local, server_round=request.server_round)
-        return self._reply(request, result, change)
+        return self._reply(request, result, evaluation, change)
 
     def evaluate(self, request: EvaluateRequest) -> Evaluation | Refusal:
         """Measure the global model, with this site's local layers, on the validation split."""
@@ -94,24 +109,14 @@ class Trainer:
         if reason := self._reason_against(config, request.arrays, "val"):
             return self._refuse(reason)
         state = LocalState(self._site.state, site=self._site.name, run=request.run)
-        network = self._load(config, request, state)
-        task = config.task(self._site.task)
-        predicted = evaluate(
-            network,
-            self._shard,
-            "val",
-            task=task,
-            loss=config.loss,
-            batch_size=config.evaluation.batch_size,
-        )
-        # The answer has no place for intervals, so none are bootstrapped.
-        values_only = config.evaluation.model_copy(update={"bootstrap_replicates": 0})
-        report = measure(predicted, config=values_only, seed=config.seed)
+        # The model after a round goes with the layers that this site kept in that round.
+        local = state.load(before=request.server_round + 1)
+        report = self._measure(config, self._load(config, request.arrays, local))
         return Evaluation(
             run=request.run,
             server_round=request.server_round,
             site=self._site.name,
-            task=task.name,
+            task=self._site.task,
             num_examples=report.pictures,
             metrics=released_metrics(report),
         )
@@ -137,15 +142,27 @@ class Trainer:
             return f"the arrays are not this network's: {differing[0]} differs"
         return None
 
-    def _load(
-        self, config: RunConfig, request: TrainRequest | EvaluateRequest, state: LocalState
-    ) -> Network:
+    def _load(self, config: RunConfig, arrays: Arrays, local: Arrays) -> Network:
         """Return the network with the request's arrays and, over them, the site's own layers."""
         torch.set_num_threads(self._site.num_threads)
         network = _network_of(config)
-        write_arrays(network, request.arrays)
-        write_arrays(network, state.load())
+        write_arrays(network, arrays)
+        write_arrays(network, local)
         return network
+
+    def _measure(self, config: RunConfig, network: Network) -> TaskReport:
+        """Measure the loaded network on the validation split; draws no random numbers."""
+        predicted = evaluate(
+            network,
+            self._shard,
+            "val",
+            task=config.task(self._site.task),
+            loss=config.loss,
+            batch_size=config.evaluation.batch_size,
+        )
+        # The answer has no place for intervals, so none are bootstrapped.
+        values_only = config.evaluation.model_copy(update={"bootstrap_replicates": 0})
+        return measure(predicted, config=values_only, seed=config.seed)
 
     def _step(self, config: RunConfig, request: TrainRequest, network: Network) -> LocalResult:
         site, shard = self._site, self._shard
@@ -157,6 +174,17 @@ class Trainer:
             for name, parameter in parameters_of(network, task).items()
             if request.proximal_mu and not is_local(name, config.federation.local_layers)
         }
+        steps = Steps(first=request.global_step, total=request.total_steps)
+        if self._parallel is not None:
+            return self._parallel.train(
+                network,
+                config=config,
+                task=task,
+                seed=seed,
+                steps=steps,
+                proximal_mu=request.proximal_mu,
+                anchored=list(anchors),
+            )
         epochs = [
             batches(
                 shard,
@@ -176,13 +204,17 @@ class Trainer:
             task=task,
             train=config.train,
             loss=config.loss,
-            steps=Steps(first=request.global_step, total=request.total_steps),
+            steps=steps,
             proximal_mu=request.proximal_mu,
             anchors=anchors,
         )
 
     def _reply(
-        self, request: TrainRequest, result: LocalResult, change: dict[str, NDArray[np.float32]]
+        self,
+        request: TrainRequest,
+        result: LocalResult,
+        evaluation: Metrics,
+        change: dict[str, NDArray[np.float32]],
     ) -> Update:
         log.info(
             "update ready",
@@ -201,6 +233,7 @@ class Trainer:
             num_examples=len(self._shard.indices("train")),
             num_steps=result.num_steps,
             metrics=result.metrics,
+            evaluation=evaluation,
             arrays=change,
         )
 
@@ -209,7 +242,7 @@ class Trainer:
             "request refused",
             extra={"action": "refused", "site": self._site.name, "reason": reason},
         )
-        return Refusal(site=self._site.name, reason=reason)
+        return Refusal(site=self._site.name, code=RefusalCode.UNABLE, reason=reason)
 
 
 def _change(config: RunConfig, before: Arrays, after: Arrays) -> dict[str, NDArray[np.float32]]:

@@ -244,6 +244,7 @@ class FederationConfig(Section):
     min_sites: Count  # fewer usable updates: the round changes nothing
     wait_for_sites_s: Positive
     round_timeout_s: Positive
+    return_grace_s: Annotated[float, Field(ge=0)]  # for a node that left to come back in a round
     patience: Count  # evaluations without improvement before the server stops
 
 

@@ -20,7 +20,8 @@ class LocalSite(BaseModel):
     task: str
     shard: Path  # folder of the prepared shard
     state: Path  # folder for what must last between rounds
-    num_threads: int = Field(ge=1)  # CPU threads for training
+    num_threads: int = Field(ge=1)  # CPU threads for training, of each process
+    processes: int = Field(default=1, ge=1)  # that train together, one per GPU (client/parallel.py)
     log: Path | None = None  # the site's own log, appended to; None: the process's error stream
 
 

@@ -1,7 +1,8 @@
 """The durable state of a run after each round, and the best and last model.
 
 One file, replaced whole, kept so that a run can be continued: it holds all that the rounds after
-it depend on, to the bit.
+it depend on, to the bit. Every random number is drawn from the run's seed and the round, so there
+is no state of a generator to keep; what is told of the rounds is server/kept_rounds.py's.
 """
 
 from collections.abc import Sequence
@@ -89,6 +90,23 @@ _NOTE: TypeAdapter[_Note] = TypeAdapter(_Note)
 def save_model(path: Path, model: Arrays, *, run: str, server_round: int) -> None:
     """Write a global model as safetensors, named as the network's state."""
     write_array_file(path, model, {"run": run, "round": server_round})
+
+
+def keep_state(files: ModelFiles, state: Checkpoint) -> None:
+    """Write a checkpoint, and the models that it makes the last and maybe the best.
+
+    The checkpoint first: a model that is missing after a crash is still in it, see
+    :func:`mend_models`, while a best model written too soon would have replaced the former one.
+    """
+    save_checkpoint(files.checkpoint, state)
+    mend_models(files, state)
+
+
+def mend_models(files: ModelFiles, state: Checkpoint) -> None:
+    """Write the models that a checkpoint's own model is, as they may not have been written yet."""
+    if state.progression.best_round == state.server_round:
+        save_model(files.best, state.model, run=state.run, server_round=state.server_round)
+    save_model(files.last, state.model, run=state.run, server_round=state.server_round)
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

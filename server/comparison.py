@@ -8,7 +8,15 @@ from dataclasses import dataclass
 
 from common.errors import DataError
 from server.participation import Outcome
-from server.summary import EstimateEntry, Standing, Summary, TaskEntry, headline
+from server.summary import (
+    EstimateEntry,
+    RoundEntry,
+    SiteRoundEntry,
+    Standing,
+    Summary,
+    TaskEntry,
+    headline,
+)
 
 MAJORITY = "the commonest answer"
 CHANCE = "chance"
@@ -90,10 +98,15 @@ def standing_sentence(summary: Summary) -> str:
     )
 
 
+def asked_to_train(entry: RoundEntry) -> tuple[SiteRoundEntry, ...]:
+    """Return a round's sites without those that only measured its model."""
+    return tuple(site for site in entry.sites if site.outcome is not Outcome.MEASURED)
+
+
 def attendance(summary: Summary) -> str:
     """Say how many sites answered whenever they were asked, as ``5 of 6 sites``."""
     asked = [
-        [entry.outcome for r in summary.rounds for entry in r.sites if entry.site == site.name]
+        [s.outcome for r in summary.rounds for s in asked_to_train(r) if s.site == site.name]
         for site in summary.sites
     ]
     steady = sum(bool(o) and all(each is Outcome.ANSWERED for each in o) for o in asked)
@@ -222,7 +235,7 @@ def site_rows(summary: Summary) -> tuple[SiteRow, ...]:
     """Return the rows of the table of sites."""
     made = []
     for site in summary.sites:
-        asked = [s for r in summary.rounds for s in r.sites if s.site == site.name]
+        asked = [s for r in summary.rounds for s in asked_to_train(r) if s.site == site.name]
         answered = sum(s.outcome is Outcome.ANSWERED for s in asked)
         pictures = "–" if site.num_examples is None else str(site.num_examples)
         made.append(SiteRow(site.name, site.task, pictures, f"{answered} of {len(asked)}"))

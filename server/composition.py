@@ -13,12 +13,14 @@ from common.errors import RunError
 from common.model.network import Network, build_network
 from server.aggregate import AGGREGATIONS
 from server.central_eval import CentralEvaluation
+from server.checkpoint import Checkpoint
 from server.coordinate import RunResult
 from server.former_run import clear_former_run
 from server.journal import Journal
+from server.kept_rounds import KeptRounds
 from server.strategies import STRATEGIES
 from server.summary import Summary
-from server.tracking import start_tracking
+from server.tracking import continue_tracking, start_tracking
 
 Kind = Literal["simulation", "deployment"]  # are the sites this machine's, or the nodes' own?
 
@@ -26,10 +28,11 @@ Kind = Literal["simulation", "deployment"]  # are the sites this machine's, or t
 Federate = Callable[[CentralEvaluation, Journal], RunResult]
 
 
-def check_plan(config: RunConfig, *, out: Path) -> Network:
+def check_plan(config: RunConfig, *, out: Path, goes_on: bool = False) -> Network:
     """Return the run's network, having found what can be wrong before pictures are read.
 
-    From then on the folder is this run's: what an earlier one left there is taken away.
+    From then on the folder is this run's: what an earlier one left there is taken away, but for a
+    run that ``goes_on`` from its checkpoint.
 
     Raises ConfigError or ModelError for a plan that cannot work, RunError when the folder ``out``
     cannot be made or written to.
@@ -38,7 +41,8 @@ def check_plan(config: RunConfig, *, out: Path) -> Network:
     STRATEGIES.get(config.federation.strategy)(config)
     AGGREGATIONS.get(config.federation.aggregation)
     network = build_network(config.model, config.task_table(), seed=config.seed)
-    clear_former_run(out)
+    if not goes_on:
+        clear_former_run(out)
     return network
 
 
@@ -51,6 +55,7 @@ def conduct(
     out: Path,
     kind: Kind,
     started_at: datetime,
+    resume: Checkpoint | None = None,
 ) -> Summary:
     """Run the rounds with all that measures and records them; return what was written.
 
@@ -61,22 +66,28 @@ def conduct(
         reference: The coordinator's reference set of every task.
         out: The run's folder: summary, report, pictures, models.
         kind: Where the sites are; a tag of the MLflow run.
-        started_at: When the run began, with its time zone.
+        started_at: When the run began, with its time zone; of a run that is continued it is known.
+        resume: The state to go on after: the journal, the MLflow run and the summary go on too.
 
     When anything is raised, an MLflow run that was begun is closed as failed, and summary.json
     says FAILED, why, and what the rounds until then brought.
     """
     evaluator = CentralEvaluation(config, network.to(chosen_device(config.train)), reference)
     cases = evaluator.cases()
-    journal = Journal(
-        config,
-        out=out,
-        tracker=start_tracking(config, out=out, tags={"fovea.kind": kind}),
-        cases=cases,
-        started_at=started_at,
-    )
+    tags = {"fovea.kind": kind}
+    if resume is None:
+        tracker = start_tracking(config, out=out, tags=tags)
+    else:
+        note = KeptRounds(out).read_note()
+        tracker = continue_tracking(config, note.tracking_run_id, out=out, tags=tags)
+        started_at = datetime.fromisoformat(note.started_at)
+    journal = Journal(config, out=out, tracker=tracker, cases=cases, started_at=started_at)
+    reference_cards = {task: shard.card for task, shard in reference.items()}
     try:
-        journal.begin({task: shard.card for task, shard in reference.items()})
+        if resume is None:
+            journal.begin(reference_cards)
+        else:
+            journal.go_on(reference_cards, after=resume.server_round)
         return journal.finish(federate(evaluator, journal))
     except BaseException as error:
         journal.abandon(error)

@@ -2,9 +2,8 @@
 
 import logging
 import secrets
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic
@@ -23,6 +22,7 @@ from server.exchange import Discovery, Exchange
 from server.participation import Participation, Verdict, verdict
 from server.round_report import CentralEvaluator, Progress, ResultT, Tracker
 from server.rounds import Federation, measure_untrained, run_rounds
+from server.sealing import Sealing, Unsealed
 from server.strategies import STRATEGIES, Strategy
 
 log = logging.getLogger(__name__)
@@ -49,6 +49,8 @@ class RunResult:
     rounds_done: int
     best_round: int | None
     best_score: float | None
+    was_stopped: bool  # by a person; it can be continued
+    late_replies: int  # answers that came when they were no longer wanted
     files: ModelFiles  # the best and the last model
     wall_s: float
 
@@ -57,10 +59,10 @@ def server_app(
     config: RunConfig,
     instruments: Instruments[ResultT],
     *,
-    stop: threading.Event,
+    stop: Callable[[], bool],
     finished: Callable[[RunResult], None],
 ) -> ServerApp:
-    """Return the ServerApp of one run; ``finished`` gets its result.
+    """Return the ServerApp of one simulated run; ``finished`` gets its result.
 
     Raises ConfigError for an unknown strategy or aggregation, or settings it cannot work with.
     """
@@ -71,7 +73,17 @@ def server_app(
     @made.main()
     def run(grid: Grid, context: Context) -> None:
         del context  # the configuration was read and checked before the app was made
-        finished(coordinate(grid, config, strategy, instruments, stop=stop))
+        result = coordinate(
+            grid,
+            config,
+            strategy,
+            instruments,
+            run=f"{config.name}-{secrets.token_hex(4)}",
+            nodes=None,
+            sealing=Unsealed(),
+            stop=stop,
+        )
+        finished(result)
 
     return made
 
@@ -82,30 +94,51 @@ def coordinate(
     strategy: Strategy,
     instruments: Instruments[ResultT],
     *,
-    stop: threading.Event,
+    run: str,
+    nodes: Mapping[str, int] | None,
+    sealing: Sealing,
+    stop: Callable[[], bool],
+    resume: Checkpoint | None = None,
 ) -> RunResult:
-    """Run a federation over Flower's grid from its first round to its verdict.
+    """Run a federation over Flower's grid from its first round, or a later one, to its verdict.
 
-    Raises ConfigError when configuration and network or sites do not fit, RunError when too few
-    sites are there, and whatever the instruments raise.
+    Args:
+        grid: Flower's.
+        config: The run's.
+        strategy: In its first state.
+        instruments: What measures, records and shows.
+        run: The run's name, in every message and file.
+        nodes: The node of every site: no other node is ever sent anything. None on a machine whose
+            nodes are all the run's own.
+        sealing: How messages are closed and opened.
+        stop: Says whether to end. The round that is under way is then given up, and the last one
+            that is over is the result; the run can be continued from its checkpoint.
+        resume: Go on after this state instead of from the beginning.
+
+    Raises ConfigError when configuration and network do not fit, RunError when too few sites are
+    there or the checkpoint is another run's, and whatever the instruments raise.
     """
     started = time.monotonic()
-    run = f"{config.name}-{secrets.token_hex(4)}"
-    exchange = Exchange(grid, run=run, stop=stop)
-    model = _initial_model(config)
+    if resume is not None and resume.run != run:
+        raise RunError(f"the checkpoint is of run {resume.run}, not of {run}. Name that run.")
+    exchange = Exchange(
+        grid,
+        run=run,
+        tasks={site.name: site.task for site in config.sites},
+        nodes=nodes,
+        sealing=sealing,
+        stop=stop,
+        return_grace_s=config.federation.return_grace_s,
+    )
+    start = resume or _beginning(config, run)
     with ThreadPoolExecutor(max_workers=1) as aside:
         # Sites take seconds to come up; the untrained model can be measured meanwhile.
-        measuring = aside.submit(measure_untrained, instruments.evaluator, model)
+        measuring = (
+            aside.submit(measure_untrained, instruments.evaluator, start.model)
+            if resume is None
+            else None
+        )
         discovery = _sites(config, exchange, instruments.progress)
-    start = Checkpoint(
-        run=run,
-        config_digest=config_digest(config),
-        server_round=0,
-        model=model,
-        strategy={},
-        participation=(),
-        progression=NOTHING_EVALUATED,
-    )
     federation = Federation(
         run=run,
         config=config,
@@ -117,41 +150,50 @@ def coordinate(
         progress=instruments.progress,
         files=instruments.files,
     )
-    last = run_rounds(federation, start, untrained=measuring.result())
+    finished = run_rounds(federation, start, untrained=measuring.result() if measuring else None)
+    last = finished.state
     judged = verdict(
         last.participation,
         sites=[site.name for site in config.sites],
         required_sites=config.federation.required_sites,
+        stopped_after=last.server_round if finished.was_stopped else None,
     )
     return RunResult(
         run=run,
         verdict=judged,
-        cards=discovery.cards,
+        cards=dict(finished.cards),
         participation=last.participation,
         rounds_done=last.server_round,
         best_round=last.progression.best_round,
         best_score=last.progression.best_score,
+        was_stopped=finished.was_stopped,
+        late_replies=exchange.late_replies,
         files=instruments.files,
         wall_s=time.monotonic() - started,
     )
 
 
-def _sites(config: RunConfig, exchange: Exchange, progress: Progress) -> Discovery:
-    tasks = {site.name: site.task for site in config.sites}
-    discovery = exchange.discover(
-        list(tasks), wait_s=config.federation.wait_for_sites_s, waiting_for=progress.waiting_for
+def _beginning(config: RunConfig, run: str) -> Checkpoint:
+    return Checkpoint(
+        run=run,
+        config_digest=config_digest(config),
+        server_round=0,
+        model=_initial_model(config),
+        strategy={},
+        participation=(),
+        progression=NOTHING_EVALUATED,
     )
-    for site, card in discovery.cards.items():
-        if card.task != tasks[site]:
-            raise ConfigError(
-                f"site {site} holds task {card.task}, the configuration says {tasks[site]}. "
-                "Correct one of them."
-            )
-    if len(discovery.cards) < config.federation.min_sites:
+
+
+def _sites(config: RunConfig, exchange: Exchange, progress: Progress) -> Discovery:
+    discovery = exchange.discover(
+        wait_s=config.federation.wait_for_sites_s, waiting_for=progress.waiting_for
+    )
+    if len(discovery.cards) < config.federation.min_sites and not exchange.is_stopped():
         absent = "; ".join(f"{site}: {why.reason}" for site, why in discovery.absent.items())
         raise RunError(
-            f"{len(discovery.cards)} of {len(tasks)} sites are there, federation.min_sites is "
-            f"{config.federation.min_sites}. Absent: {absent}."
+            f"{len(discovery.cards)} of {len(config.sites)} sites are there, federation.min_sites "
+            f"is {config.federation.min_sites}. Absent: {absent}."
         )
     return discovery
 

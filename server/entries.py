@@ -1,6 +1,6 @@
 """From what a run reports while it runs to what its summary keeps."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from platform import python_version
 
@@ -9,6 +9,7 @@ from common.evaluate import TaskReport
 from common.metrics.estimate import finite_or_none
 from common.wire import Metrics, SiteCard
 from server.central_eval import CentralResult
+from server.participation import Outcome
 from server.round_report import RoundReport, SiteRound
 from server.summary import (
     ClassificationEntry,
@@ -31,6 +32,7 @@ def round_entry(report: RoundReport[CentralResult]) -> RoundEntry:
     return RoundEntry(
         round=report.server_round,
         wall_s=report.wall_s,
+        central_s=None if central is None else central.wall_s,
         score=None if central is None else central.score,
         central={}
         if central is None
@@ -118,8 +120,38 @@ def _site_round(site: SiteRound) -> SiteRoundEntry:
         num_examples=site.num_examples,
         seconds=site.metrics.get(SECONDS),
         metrics=_finite({k: v for k, v in site.metrics.items() if k != SECONDS}),
-        evaluation=_finite(site.evaluation),
+        evaluation={},
     )
+
+
+def with_evaluations(
+    entry: RoundEntry, evaluations: Mapping[str, Metrics], *, sites: Sequence[str]
+) -> RoundEntry:
+    """Return a round's entry with what sites found of its model, which is known a round later.
+
+    ``sites`` is the order of those that were not asked to train in that round.
+    """
+    known = {site.site for site in entry.sites}
+    measured = tuple(
+        SiteRoundEntry(
+            site=site,
+            outcome=Outcome.MEASURED,
+            reason="",
+            num_examples=None,
+            seconds=None,
+            metrics={},
+            evaluation={},
+        )
+        for site in sites
+        if site in evaluations and site not in known
+    )
+    completed = tuple(
+        site.model_copy(update={"evaluation": _finite(evaluations[site.site])})
+        if site.site in evaluations
+        else site
+        for site in (*entry.sites, *measured)
+    )
+    return entry.model_copy(update={"sites": completed})
 
 
 def _finite(metrics: Metrics) -> dict[str, float | None]:

@@ -1,4 +1,4 @@
-"""Asks sites over Flower's grid and says by name what came of each.
+"""The coordinator's side of every conversation: who is there, who trains, who measures.
 
 Nothing here waits without a limit, and no reply is lost: an answer, a refusal, a failure or
 silence, each belongs to a site.
@@ -6,240 +6,245 @@ silence, each belongs to a site.
 
 import json
 import logging
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from flwr.app import Message, MessageType
+from flwr.app import MessageType
 from flwr.serverapp import Grid
 
 from common.datasets.card import card_from_dict
-from common.errors import DataError, RunError, WireError
+from common.errors import DataError, RunError
 from common.wire import (
-    AnswerT,
+    PASSING_REFUSALS,
     EvaluateRequest,
     Evaluation,
     QueryRequest,
     Refusal,
-    Request,
+    RefusalCode,
     SiteCard,
     TrainRequest,
     Update,
-    decode_answer,
-    encode,
 )
+from server.awaited import NoAnswer, Patience
+from server.correspondence import FIRST_POLL_S, Answered, Came, Correspondence
 from server.participation import Outcome
+from server.post import Letter
+from server.sealing import Sealing
 
 log = logging.getLogger(__name__)
 
-POLL_S = 0.05  # how often to look for replies; Flower pushes none
-PRESENCE_S = 1.0  # how often to ask which of the awaited nodes are still connected
-_FLOWER_SAYS = "Exception ClientAppException occurred. Message: "
-TTL_MARGIN_S = 60.0  # a message outlives our patience, so that lateness is told from failure
-
-
-@dataclass(frozen=True)
-class NoAnswer:
-    """A site of which nothing usable came."""
-
-    site: str
-    outcome: Outcome  # FAILED, REJECTED or MISSING
-    reason: str
+LATECOMER_S = 5.0  # how long a round's start waits for a site that has come since the last one
+LATECOMER_LASTING_S = 600.0  # so long its answer is taken up at the start of a later round
 
 
 @dataclass(frozen=True)
 class Discovery:
     """Who is there, and who is not and why."""
 
-    cards: dict[str, SiteCard]
-    absent: dict[str, Refusal | NoAnswer]
-
-
-Answered = Callable[[str], None]  # told a site's name as soon as anything came from it
+    cards: dict[str, SiteCard] = field(default_factory=dict)
+    absent: dict[str, Refusal | NoAnswer] = field(default_factory=dict)
 
 
 class Exchange:
-    """The coordinator's side of every conversation."""
+    """Asks the sites of one run."""
 
-    def __init__(self, grid: Grid, *, run: str, stop: threading.Event) -> None:
-        """Speak over a grid in the name of a run, until ``stop`` is set."""
-        self._grid = grid
+    def __init__(
+        self,
+        grid: Grid,
+        *,
+        run: str,
+        tasks: Mapping[str, str],
+        nodes: Mapping[str, int] | None,
+        sealing: Sealing,
+        stop: Callable[[], bool],
+        return_grace_s: float,
+    ) -> None:
+        """Speak over a grid in the name of a run.
+
+        Args:
+            grid: Flower's.
+            run: Its name, in every request.
+            tasks: The run's sites, each with its task.
+            nodes: The sites' nodes: no other is ever sent anything. None on a machine whose nodes
+                are all the run's own: each is asked which site it is.
+            sealing: Closes requests and opens answers.
+            stop: Asked between two looks for replies; what has come until then is kept.
+            return_grace_s: How long a node that left, or a site that cannot train just now, is
+                waited for within a round.
+        """
         self._run = run
+        self._tasks = dict(tasks)
+        self._is_named = nodes is not None
+        self._nodes = {site: node for site, node in (nodes or {}).items() if site in tasks}
+        self._correspondence = Correspondence(grid, sealing, stop=stop)
         self._stop = stop
-        self._nodes: dict[str, int] = {}  # site → node
+        self._return_grace_s = return_grace_s
 
-    def discover(
-        self, sites: Sequence[str], *, wait_s: float, waiting_for: Callable[[Sequence[str]], None]
-    ) -> Discovery:
+    @property
+    def late_replies(self) -> int:
+        """How many answers came when they were no longer wanted."""
+        return self._correspondence.late_replies
+
+    def is_stopped(self) -> bool:
+        """Say whether the run is to end."""
+        return self._stop()
+
+    def discover(self, *, wait_s: float, waiting_for: Callable[[Sequence[str]], None]) -> Discovery:
         """Wait until every site has said who it is, but no longer than ``wait_s``.
 
-        Raises RunError when two nodes claim to be one site.
+        A site that waits for a person's approval, is paused or cannot just now is asked again
+        until then. Raises RunError when two nodes claim to be one site.
         """
-        deadline = time.monotonic() + wait_s
-        cards: dict[str, SiteCard] = {}
-        absent: dict[str, Refusal | NoAnswer] = {}
-        asked: set[int] = set()
-        waiting: dict[str, int] = {}  # message → node, whenever it was asked
-        last_told: list[str] = []
-        while pending := [site for site in sites if site not in cards and site not in absent]:
-            remaining = deadline - time.monotonic()
-            present = set(self._grid.get_node_ids())
-            all_have_spoken = len(asked) >= len(sites) and not waiting and present <= asked
-            if remaining <= 0 or all_have_spoken:
-                break
-            if pending != last_told:
-                waiting_for(pending)
-                last_told = pending
-            new = sorted(present - asked)
-            asked.update(new)
-            requests = dict.fromkeys(new, QueryRequest(run=self._run))
-            waiting |= self._send(requests, MessageType.QUERY, timeout_s=remaining)
-            replies = self._replies(waiting)
-            for node, reply in replies:
-                answer = _read(reply, f"node {node}", SiteCard)
-                self._introduce(node, answer, sites, cards, absent)
-            if not replies:
-                self._pause(POLL_S)
-        for site in sites:
-            if site not in cards and site not in absent:
-                absent[site] = NoAnswer(site, Outcome.MISSING, "it never said that it is there")
-        return Discovery(cards=cards, absent=absent)
+        if not self._is_named:
+            return self._meet(wait_s=wait_s, waiting_for=waiting_for)
+        discovery, left = Discovery(), list(self._nodes)
+        for site in self._tasks:
+            if site not in self._nodes:
+                reason = "it has no node: not admitted, or retired"
+                discovery.absent[site] = NoAnswer(site, Outcome.MISSING, reason)
+
+        def came(site: str) -> None:
+            left.remove(site)
+            if left:
+                waiting_for(tuple(left))
+
+        if left:
+            waiting_for(tuple(left))
+        patience = Patience(timeout_s=wait_s, grace_s=wait_s, passing=PASSING_REFUSALS)
+        letters = [self._query(site, node) for site, node in self._nodes.items()]
+        for site, answer in self._correspondence.converse(letters, patience, came).items():
+            self._enter(discovery, site, answer)
+        for site in left:  # only when it was stopped
+            discovery.absent[site] = NoAnswer(site, Outcome.MISSING, "the run was stopped")
+        return discovery
+
+    def look_again(self, discovery: Discovery) -> Discovery:
+        """Return who is there now; the sites that were absent are asked once more.
+
+        Only sites whose nodes are connected are waited for, for moments. What comes later counts
+        at the start of a later round.
+        """
+        absent = [site for site in self._nodes if site not in discovery.cards]
+        if self._is_named and absent:
+            connections = self._correspondence.connections()
+            asked = [
+                site
+                for site in absent
+                if self._nodes[site] in connections
+                and not self._correspondence.is_asked_aside(site)
+            ]
+            letters = [self._query(site, self._nodes[site]) for site in asked]
+            self._correspondence.ask_aside(letters, lasting_s=LATECOMER_LASTING_S)
+            self._correspondence.wait_aside(asked, wait_s=LATECOMER_S)
+        following = Discovery(dict(discovery.cards), dict(discovery.absent))
+        for letter, answer in self._correspondence.came_aside():
+            if self._is_named:
+                self._enter(following, letter.site, answer)
+            elif isinstance(answer, SiteCard) and answer.site not in self._nodes:
+                self._introduce(letter.node, answer, following)
+        return following
 
     def train(
         self, requests: Mapping[str, TrainRequest], *, timeout_s: float, answered: Answered
     ) -> dict[str, Update | Refusal | NoAnswer]:
-        """Ask sites to train, by name; return what came of each."""
-        return self._ask(requests, MessageType.TRAIN, Update, timeout_s, answered)
+        """Ask sites to train, by name; return what came of each, or of fewer when it is stopped."""
+        letters = [
+            Letter(site, self._nodes[site], request, MessageType.TRAIN, Update)
+            for site, request in requests.items()
+        ]
+        found = self._correspondence.converse(letters, self._patience(timeout_s), answered)
+        return {s: a for s, a in found.items() if isinstance(a, Update | Refusal | NoAnswer)}
 
     def evaluate(
         self, requests: Mapping[str, EvaluateRequest], *, timeout_s: float, answered: Answered
     ) -> dict[str, Evaluation | Refusal | NoAnswer]:
-        """Ask sites to evaluate, by name; return what came of each."""
-        return self._ask(requests, MessageType.EVALUATE, Evaluation, timeout_s, answered)
+        """Ask sites to measure, by name; return what came of each, as :meth:`train` does."""
+        letters = [
+            Letter(site, self._nodes[site], request, MessageType.EVALUATE, Evaluation)
+            for site, request in requests.items()
+        ]
+        found = self._correspondence.converse(letters, self._patience(timeout_s), answered)
+        return {s: a for s, a in found.items() if isinstance(a, Evaluation | Refusal | NoAnswer)}
 
-    def _introduce(
-        self,
-        node: int,
-        answer: SiteCard | Refusal | NoAnswer,
-        sites: Sequence[str],
-        cards: dict[str, SiteCard],
-        absent: dict[str, Refusal | NoAnswer],
-    ) -> None:
-        if answer.site not in sites:
-            reason = "it is not of this run" if isinstance(answer, SiteCard) else answer.reason
+    def _patience(self, timeout_s: float) -> Patience:
+        passing = frozenset({RefusalCode.UNAVAILABLE})
+        return Patience(timeout_s=timeout_s, grace_s=self._return_grace_s, passing=passing)
+
+    def _query(self, site: str, node: int) -> Letter:
+        return Letter(site, node, QueryRequest(run=self._run), MessageType.QUERY, SiteCard)
+
+    def _enter(self, discovery: Discovery, site: str, answer: Came) -> None:
+        """Write down what is known of a site now."""
+        discovery.cards.pop(site, None)
+        discovery.absent.pop(site, None)
+        if isinstance(answer, Refusal | NoAnswer):
+            discovery.absent[site] = answer
+            return
+        objection = "it sent no card"
+        if isinstance(answer, SiteCard):
+            objection = _objection_to_card(answer, task=self._tasks[site])
+            if not objection:
+                discovery.cards[site] = answer
+                return
+        discovery.absent[site] = NoAnswer(site, Outcome.REJECTED, objection)
+
+    def _meet(self, *, wait_s: float, waiting_for: Callable[[Sequence[str]], None]) -> Discovery:
+        """Ask every node which site it is, whenever it appears."""
+        deadline = time.monotonic() + wait_s
+        discovery, asked, spoken = Discovery(), set[int](), set[int]()
+        last_told: list[str] = []
+        while pending := [site for site in self._tasks if site not in self._nodes]:
+            remaining = deadline - time.monotonic()
+            present = set(self._correspondence.connections())
+            all_have_spoken = len(spoken) >= len(self._tasks) and present <= spoken
+            if remaining <= 0 or all_have_spoken or self._stop():
+                break
+            if pending != last_told:
+                waiting_for(pending)
+                last_told = pending
+            new = [self._query_of_stranger(node) for node in sorted(present - asked)]
+            asked |= present
+            self._correspondence.ask_aside(new, lasting_s=remaining)
+            came = self._correspondence.came_aside()
+            for letter, answer in came:
+                spoken.add(letter.node)
+                self._introduce(letter.node, answer, discovery)
+            if not came:
+                time.sleep(FIRST_POLL_S)
+        for site in self._tasks:
+            if site not in discovery.cards and site not in discovery.absent:
+                reason = "it never said that it is there"
+                discovery.absent[site] = NoAnswer(site, Outcome.MISSING, reason)
+        return discovery
+
+    def _query_of_stranger(self, node: int) -> Letter:
+        letter = self._query(f"node {node}", node)
+        return Letter(letter.site, node, letter.request, letter.message_type, SiteCard, False)
+
+    def _introduce(self, node: int, answer: Came, discovery: Discovery) -> None:
+        site = answer.site
+        if site not in self._tasks:
+            reason = "it is not of this run"
+            if isinstance(answer, Refusal | NoAnswer):
+                reason = answer.reason
             log.warning(
                 "node left out",
-                extra={"action": "node_left_out", "site": answer.site, "reason": reason},
+                extra={"action": "node_left_out", "site": site, "reason": reason},
             )
-        elif answer.site in self._nodes or answer.site in absent:
+            return
+        if self._nodes.setdefault(site, node) != node:
             raise RunError(
-                f"two nodes say they are site {answer.site}. Every site must run under a name of "
-                "its own; correct the site's own configuration."
+                f"two nodes say they are site {site}. Every site must run under a name of its "
+                "own; correct the site's own configuration."
             )
-        elif isinstance(answer, SiteCard):
-            self._nodes[answer.site] = node
-            objection = _objection_to_card(answer)
-            if objection is None:
-                cards[answer.site] = answer
-            else:
-                absent[answer.site] = NoAnswer(answer.site, Outcome.REJECTED, objection)
-        else:
-            absent[answer.site] = answer
-
-    def _ask(
-        self,
-        requests: Mapping[str, Request],
-        message_type: str,
-        kind: type[AnswerT],
-        timeout_s: float,
-        answered: Answered,
-    ) -> dict[str, AnswerT | Refusal | NoAnswer]:
-        names = {self._nodes[site]: site for site in requests}
-        by_node = {node: requests[site] for node, site in names.items()}
-        answers = self._converse(
-            names, by_node, message_type, kind, timeout_s=timeout_s, answered=answered
-        )
-        return {names[node]: answer for node, answer in answers.items()}
-
-    def _converse(
-        self,
-        names: Mapping[int, str],
-        requests: Mapping[int, Request],
-        message_type: str,
-        kind: type[AnswerT],
-        *,
-        timeout_s: float,
-        answered: Answered,
-    ) -> dict[int, AnswerT | Refusal | NoAnswer]:
-        """Send one request per node and collect the answers until the time is up.
-
-        Replies are matched by the message they reply to: an error reply may come from the
-        SuperLink, whose node id says nothing about the site.
-        """
-        deadline = time.monotonic() + timeout_s
-        waiting = self._send(requests, message_type, timeout_s=timeout_s)
-        reasons = dict.fromkeys(set(requests) - set(waiting.values()), "its node is not connected")
-        answers: dict[int, AnswerT | Refusal | NoAnswer] = {}
-        look_at = time.monotonic()
-        while waiting and time.monotonic() < deadline:
-            present = set(waiting.values())
-            if time.monotonic() >= look_at:
-                # Before the replies are pulled: what a node sent before it left is not lost.
-                present = set(self._grid.get_node_ids())
-                look_at = time.monotonic() + PRESENCE_S
-            replies = self._replies(waiting)
-            for node, reply in replies:
-                answers[node] = _read(reply, names[node], kind)
-                answered(names[node])
-            for message in [message for message, node in waiting.items() if node not in present]:
-                reasons[waiting.pop(message)] = "its node left before it answered"
-            if waiting and not replies:
-                self._pause(POLL_S)
-        for node in requests:
-            if node not in answers:
-                reason = reasons.get(node, f"no answer within {timeout_s:g} s")
-                answers[node] = NoAnswer(names[node], Outcome.MISSING, reason)
-        return answers
-
-    def _send(
-        self, requests: Mapping[int, Request], message_type: str, *, timeout_s: float
-    ) -> dict[str, int]:
-        """Send one request per node; return the nodes by message, without those out of reach."""
-        messages = [
-            Message(encode(request), node, message_type, ttl=timeout_s + TTL_MARGIN_S)
-            for node, request in requests.items()
-        ]
-        # No message is kept here: the grid holds what it still needs, and models are large.
-        sent = self._grid.push_messages(messages) if messages else []
-        return {message: node for message, node in zip(sent, requests, strict=False) if message}
-
-    def _replies(self, waiting: dict[str, int]) -> list[tuple[int, Message]]:
-        """Take what has come out of what is waited for, each with the node that was asked."""
-        replies = list(self._grid.pull_messages(list(waiting))) if waiting else []
-        return [(waiting.pop(reply.metadata.reply_to_message_id), reply) for reply in replies]
-
-    def _pause(self, seconds: float) -> None:
-        if self._stop.wait(seconds):
-            raise RunError("the run was stopped.")
+        self._enter(discovery, site, answer)
 
 
-def _read(reply: Message, site: str, kind: type[AnswerT]) -> AnswerT | Refusal | NoAnswer:
-    if reply.has_error():
-        return NoAnswer(site, Outcome.FAILED, _last_line(reply.error.reason))
-    try:
-        answer = decode_answer(reply.content, kind)
-    except WireError as error:
-        return NoAnswer(site, Outcome.REJECTED, str(error))
-    if kind is not SiteCard and isinstance(answer, Refusal):
-        return Refusal(site, answer.reason)  # a site that cannot tell its name still has a reason
-    if kind is not SiteCard and answer.site != site:
-        return NoAnswer(site, Outcome.REJECTED, f"it answered in the name of {answer.site!r}")
-    return answer
-
-
-def _objection_to_card(card: SiteCard) -> str | None:
-    """Return why a site's data card cannot be recorded, or None when it can."""
+def _objection_to_card(card: SiteCard, *, task: str) -> str:
+    """Return why a site cannot take part with this card, nothing when it can."""
+    if card.task != task:
+        return f"it holds task {card.task}, the configuration says {task}"
     try:
         data_card = card_from_dict(json.loads(card.data_card_json))
     except DataError as error:
@@ -248,12 +253,4 @@ def _objection_to_card(card: SiteCard) -> str | None:
         return f"its data card is of task {data_card.task!r}, the site's is {card.task!r}"
     if len({tuple(count.name for count in part.classes) for part in data_card.parts}) > 1:
         return "its data card does not count the same classes in every part"
-    return None
-
-
-def _last_line(reason: str | None) -> str:
-    """Return what a traceback ends with; the rest is for the site's own log."""
-    lines = [line.strip() for line in (reason or "").splitlines() if line.strip()]
-    if not lines:
-        return "its process gave no reason"
-    return lines[-1].rstrip("'>").removeprefix(_FLOWER_SAYS)
+    return ""

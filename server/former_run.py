@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from server.checkpoint import ModelFiles
+from server.kept_rounds import KeptRounds
 from server.overlay_files import FOLDER
 from server.report import report_files
 from server.summary import FILE_NAME
@@ -27,5 +28,6 @@ def clear_former_run(out: Path) -> None:
         models.folder / MODEL_CARD_FILE,
     ):
         path.unlink(missing_ok=True)
+    KeptRounds(out).clear()
     if (out / FOLDER).is_dir():
         shutil.rmtree(out / FOLDER)

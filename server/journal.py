@@ -9,12 +9,19 @@ from common.config import PhantomSource, RunConfig
 from common.config_file import config_digest
 from common.datasets.card import DataCard, card_from_dict
 from common.errors import FoveaError
-from common.wire import SiteCard
+from common.wire import Metrics, SiteCard
 from server.central_eval import CentralResult
 from server.comparison import when
 from server.coordinate import RunResult
-from server.entries import installed_versions, round_entry, site_entries, tasks_about
+from server.entries import (
+    installed_versions,
+    round_entry,
+    site_entries,
+    tasks_about,
+    with_evaluations,
+)
 from server.former_run import MODEL_CARD_FILE, MODEL_FOLDER
+from server.kept_rounds import KeptRound, KeptRounds, RunNote
 from server.overlay_files import FOLDER, before_after_file, round_file
 from server.overlays import OverlayCase, OverlayMap, OverlayRow, draw_overlays, save_png
 from server.participation import Status
@@ -31,7 +38,8 @@ Seen = tuple[int, tuple[OverlayMap, ...]]  # a round and its maps, one per case
 class Journal:
     """Records one run; give it to the rounds as their tracker, then call :meth:`finish`.
 
-    Making one does nothing yet; :meth:`begin` writes the first entries.
+    Making one does nothing yet; :meth:`begin` writes the first entries, :meth:`go_on` takes up
+    those of a run that is continued.
     """
 
     def __init__(
@@ -57,31 +65,74 @@ class Journal:
         self._tracker = tracker
         self._cases = cases
         self._started_at = started_at.astimezone(UTC)
-        self._rounds: list[RoundEntry] = []
-        self._first: dict[str, Seen] = {}
-        self._last: dict[str, Seen] = {}
-        self._cards: Mapping[str, SiteCard] = {}
+        self._kept = KeptRounds(out)
+        self._rounds: list[KeptRound] = []
+        self._measured_last: Mapping[str, Metrics] = {}  # of the last round's model
+        self._cards: dict[str, SiteCard] = {}
 
     def begin(self, reference_cards: Mapping[str, DataCard]) -> None:
         """Record the configuration and, per task, the reference set's data card."""
-        self._tracker.log_config(self._config, out=self._out)
-        for task, card in reference_cards.items():
-            self._keep_card(f"reference-{task}", card)
+        self._kept.clear()
+        self._note(told_until=-1)
+        self._record_plan(reference_cards)
+
+    def go_on(self, reference_cards: Mapping[str, DataCard], *, after: int) -> None:
+        """Take up the rounds until ``after``, the last one that is over.
+
+        MLflow is told what it has not been told: the last round, when the run broke off between
+        its checkpoint and its telling; all of it, when this is another MLflow run than before.
+
+        Raises RunError or DataError when what was kept cannot be read.
+        """
+        note = self._kept.read_note()
+        told_until = note.told_until
+        if note.tracking_run_id != self._tracker.run_id:
+            told_until = -1
+            self._record_plan(reference_cards)
+        for kept in self._kept.read(until=after):
+            self._rounds.append(kept)
+            if kept.entry.round > told_until:
+                self._tell(kept)
+        self._note(told_until=after)
 
     def run_started(self, cards: Mapping[str, SiteCard]) -> None:
         """Record the data cards of the sites that are there."""
-        self._cards = cards
+        self.sites_joined(cards)
+
+    def sites_joined(self, cards: Mapping[str, SiteCard]) -> None:
+        """Record the data cards of sites that have come."""
+        self._cards |= cards
         for site, card in cards.items():
             self._keep_card(site, card_from_dict(json.loads(card.data_card_json)))
 
+    def keep_round(self, report: RoundReport[CentralResult]) -> None:
+        """Make a round's numbers and maps durable."""
+        kept = KeptRound(
+            entry=round_entry(report),
+            evaluations_before=report.evaluations_before,
+            maps={} if report.central is None else report.central.overlays,
+        )
+        self._kept.write(kept)
+        self._rounds.append(kept)
+
     def round_finished(self, report: RoundReport[CentralResult]) -> None:
-        """Record a round's numbers and draw what its model sees."""
-        entry = round_entry(report)
-        self._rounds.append(entry)
-        self._tracker.log_round(entry)
-        if report.central is not None:
-            for task, maps in report.central.overlays.items():
-                self._draw_round(task, report.server_round, maps)
+        """Tell MLflow of a round's numbers and draw what its model sees."""
+        self._tell(self._rounds[-1])
+        self._note(told_until=report.server_round)
+
+    def sites_measured(self, server_round: int, evaluations: Mapping[str, Metrics]) -> None:
+        """Take in what sites found of the last round's model."""
+        self._measured_last = evaluations
+        self._tracker.log_evaluations(evaluations, step=server_round)
+
+    def rounds(self) -> tuple[RoundEntry, ...]:
+        """Return the entries of the finished rounds, with what the sites found a round later."""
+        found = [*(kept.evaluations_before for kept in self._rounds[1:]), self._measured_last]
+        sites = [site.name for site in self._config.sites]
+        return tuple(
+            with_evaluations(kept.entry, evaluations, sites=sites)
+            for kept, evaluations in zip(self._rounds, found, strict=False)
+        )
 
     def keep(self, path: Path, *, folder: str = "") -> None:
         """Track a file of the run's folder that someone else has written."""
@@ -176,25 +227,40 @@ class Journal:
             tasks=tasks_about(self._config),
             sites=site_entries(self._config, cards),
             best_round=best_round,
-            rounds=tuple(self._rounds),
+            rounds=self.rounds(),
             tracking=tracking,
             files={name: path.relative_to(self._out).as_posix() for name, path in files.items()},
         )
 
+    def _record_plan(self, reference_cards: Mapping[str, DataCard]) -> None:
+        self._tracker.log_config(self._config, out=self._out)
+        for task, card in reference_cards.items():
+            self._keep_card(f"reference-{task}", card)
+
+    def _note(self, *, told_until: int) -> None:
+        started_at, run_id = self._started_at.isoformat(), self._tracker.run_id
+        self._kept.write_note(RunNote(started_at, run_id, told_until))
+
+    def _tell(self, kept: KeptRound) -> None:
+        server_round = kept.entry.round
+        self._tracker.log_round(kept.entry)
+        self._tracker.log_evaluations(kept.evaluations_before, step=server_round - 1)
+        for task, maps in kept.maps.items():
+            self._draw_round(task, server_round, maps)
+
     def _draw_round(self, task: str, server_round: int, maps: tuple[OverlayMap, ...]) -> None:
         if not maps:
             return
-        self._first.setdefault(task, (server_round, maps))
-        self._last[task] = (server_round, maps)
         path = round_file(self._out, task, server_round)
-        self._draw(path, task, [self._last[task]], what=when(server_round))
+        self._draw(path, task, [(server_round, maps)], what=when(server_round))
         self._tracker.log_picture(path, key=f"{FOLDER}/{task}", step=server_round)
 
     def _draw_before_after(self, task: str) -> None:
-        if task not in self._first or self._first[task][0] == self._last[task][0]:
+        seen = [(kept.entry.round, kept.maps[task]) for kept in self._rounds if kept.maps.get(task)]
+        if len(seen) < 2:
             return
         path = before_after_file(self._out, task)
-        self._draw(path, task, [self._first[task], self._last[task]], what="before and after")
+        self._draw(path, task, [seen[0], seen[-1]], what="before and after")
         self._tracker.log_file(path, folder=f"{FOLDER}/{task}")
 
     def _draw(self, path: Path, task: str, seen: Sequence[Seen], *, what: str) -> None:

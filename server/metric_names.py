@@ -7,6 +7,7 @@ not a slash: a slash would open a group of its own for every metric in MLflow's 
 import re
 from collections.abc import Iterator, Mapping
 
+from server.comparison import asked_to_train
 from server.participation import Outcome
 from server.summary import Estimates, LocalisationEntry, RoundEntry, SiteRoundEntry, TaskEntry
 
@@ -31,16 +32,19 @@ def parts_of(entry: RoundEntry) -> tuple[dict[str, float], ...]:
 
 
 def _coordinator(entry: RoundEntry) -> dict[str, float | None]:
+    asked = asked_to_train(entry)
     named: dict[str, float | None] = {
         "round/wall_s": entry.wall_s,
+        "round/central_s": entry.central_s,
         "round/score": entry.score,
-        "round/sites": len(entry.sites),
+        "round/sites": len(asked),
     }
     for outcome in Outcome:
-        named[f"round/{outcome}"] = sum(site.outcome is outcome for site in entry.sites)
+        if outcome is not Outcome.MEASURED:
+            named[f"round/{outcome}"] = sum(site.outcome is outcome for site in asked)
     for task, measured in entry.central.items():
         named |= dict(_task(f"central/{task}", measured))
-    for site in entry.sites:
+    for site in asked:
         place = f"site/{site.site}"
         named[f"{place}/answered"] = site.outcome is Outcome.ANSWERED
         named[f"{place}/num_examples"] = site.num_examples
@@ -50,7 +54,18 @@ def _coordinator(entry: RoundEntry) -> dict[str, float | None]:
 def _sent_by(site: SiteRoundEntry) -> dict[str, float | None]:
     named: dict[str, float | None] = {f"site/{site.site}/{n}": v for n, v in site.metrics.items()}
     named[f"site/{site.site}/seconds"] = site.seconds
-    return named | {f"federated/{site.site}/{name}": v for name, v in site.evaluation.items()}
+    return named | _found_by(site.site, site.evaluation)
+
+
+def evaluation_metrics(
+    evaluations: Mapping[str, Mapping[str, float]],
+) -> tuple[dict[str, float], ...]:
+    """Return what sites found of one model by its tracked name, a part per site."""
+    return tuple(_defined(_found_by(site, found)) for site, found in evaluations.items())
+
+
+def _found_by(site: str, found: Mapping[str, float | None]) -> dict[str, float | None]:
+    return {f"federated/{site}/{name}": value for name, value in found.items()}
 
 
 def _defined(named: Mapping[str, float | None]) -> dict[str, float]:

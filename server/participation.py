@@ -13,6 +13,7 @@ class Outcome(StrEnum):
     REJECTED = "rejected"  # the coordinator could not use what the site sent
     FAILED = "failed"  # the site's process failed
     MISSING = "missing"  # nothing came in time
+    MEASURED = "measured"  # it measured the round's model, and was not asked to train in it
 
 
 class Status(StrEnum):
@@ -54,17 +55,25 @@ class Verdict:
 
 
 def verdict(
-    rounds: Sequence[Participation], *, sites: Sequence[str], required_sites: Sequence[str]
+    rounds: Sequence[Participation],
+    *,
+    sites: Sequence[str],
+    required_sites: Sequence[str],
+    stopped_after: int | None = None,
 ) -> Verdict:
     """Judge a run by its rounds.
 
     COMPLETE when every required site (every site, where none is named as required) answered in
-    every round; FAILED when no round changed the model; PARTIAL in between.
+    every round; FAILED when no round changed the model; PARTIAL in between, and when a person
+    stopped it after a round.
     """
+    stopped: tuple[str, ...] = ()
+    if stopped_after is not None:
+        stopped = (f"stopped by the coordinator after round {stopped_after}.",)
     if not any(participation.changed_model for participation in rounds):
         reasons = _reasons(rounds, sites) or ("no round took place.",)
-        return Verdict(Status.FAILED, reasons)
-    reasons = _reasons(rounds, required_sites or sites)
+        return Verdict(Status.FAILED, (*stopped, *reasons))
+    reasons = (*stopped, *_reasons(rounds, required_sites or sites))
     unchanged = [p.server_round for p in rounds if not p.changed_model]
     if unchanged:
         reasons = (*reasons, f"too few updates in {_rounds(unchanged)}: the model stayed.")

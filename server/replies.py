@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from common.layers import shared
 from common.wire import Refusal, SiteCard, TrainRequest, Update
 from server.aggregate.validate import objection
-from server.exchange import NoAnswer
+from server.awaited import NoAnswer
 from server.participation import Outcome, Reply
 
 log = logging.getLogger(__name__)

@@ -40,7 +40,6 @@ class SiteRound:
     reason: str
     num_examples: int | None  # training pictures; None when no update was used
     metrics: Metrics  # loss parts and seconds; empty when no update was used
-    evaluation: Metrics  # federated evaluation; empty when there was none
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +52,8 @@ class RoundReport(Generic[ResultT_co]):
     central: ResultT_co | None  # None when this round was not evaluated
     is_best: bool  # by central score, of all rounds so far
     model: Arrays
+    # What the sites found, by name, of the model that they were sent: that of the round before.
+    evaluations_before: Mapping[str, Metrics]
     wall_s: float
 
 
@@ -63,8 +64,24 @@ class Tracker(Protocol[ResultT_contra]):
         """Take in who takes part."""
         ...
 
+    def sites_joined(self, cards: Mapping[str, SiteCard]) -> None:
+        """Take in who takes part from this round on."""
+        ...
+
+    def keep_round(self, report: RoundReport[ResultT_contra]) -> None:
+        """Make durable what is to be told of one round, round 0 included.
+
+        Called before the round's checkpoint is written, so that a run that is continued after it
+        lacks nothing; again for the same round when the checkpoint was not written.
+        """
+        ...
+
     def round_finished(self, report: RoundReport[ResultT_contra]) -> None:
-        """Take in one round, round 0 included."""
+        """Tell of the round that was kept last."""
+        ...
+
+    def sites_measured(self, server_round: int, evaluations: Mapping[str, Metrics]) -> None:
+        """Take in what sites found of the last round's model, which no training request brings."""
         ...
 
 
@@ -84,7 +101,7 @@ class Progress(Protocol):
         ...
 
     def evaluating(self, server_round: int, *, sites: Sequence[str]) -> None:
-        """The model is being measured centrally, and by these sites."""
+        """The model is being measured: by these sites, centrally where none is named."""
         ...
 
     def round_finished(self, server_round: int, *, replies: Sequence[Reply]) -> None:

@@ -10,20 +10,15 @@ import numpy as np
 
 from common.config import RunConfig
 from common.layers import refuse_unusable, tasks_with_local_head
-from common.wire import (
-    Arrays,
-    Evaluation,
-    Refusal,
-    TrainRequest,
-    Update,
-)
+from common.wire import Arrays, Evaluation, Metrics, Refusal, SiteCard, TrainRequest, Update
 from server.aggregate import AGGREGATIONS
 from server.aggregate.merge import merge
-from server.checkpoint import Checkpoint, ModelFiles, Progression, save_checkpoint, save_model
-from server.exchange import Discovery, Exchange, NoAnswer
+from server.awaited import NoAnswer
+from server.checkpoint import Checkpoint, ModelFiles, Progression, keep_state, mend_models
+from server.exchange import Discovery, Exchange
 from server.participation import Outcome, Participation, Reply
 from server.replies import sort_out, unusable_together
-from server.requests import evaluate_requests, train_requests
+from server.requests import evaluate_requests, is_measured, train_requests
 from server.round_report import (
     CentralEvaluator,
     CentralResult,
@@ -62,6 +57,15 @@ class Untrained(Generic[ResultT_co]):
     wall_s: float
 
 
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """How the rounds ended."""
+
+    state: Checkpoint
+    cards: Mapping[str, SiteCard]  # of the sites that were there, in whichever round
+    was_stopped: bool  # by a person, before the last round
+
+
 def measure_untrained(evaluator: CentralEvaluator[ResultT], model: Arrays) -> Untrained[ResultT]:
     """Measure round 0. Apart from the rounds, so that it can go on while sites are waited for."""
     started = time.monotonic()
@@ -70,14 +74,14 @@ def measure_untrained(evaluator: CentralEvaluator[ResultT], model: Arrays) -> Un
 
 def run_rounds(
     federation: Federation[ResultT], start: Checkpoint, *, untrained: Untrained[ResultT] | None
-) -> Checkpoint:
-    """Run the rounds that are left and return the last state.
+) -> Finished:
+    """Run the rounds that are left and return how they ended.
 
-    ``untrained`` is the measurement of round 0, None for a start that has rounds behind it.
+    ``untrained`` is the measurement of round 0, None for a run that is continued after ``start``.
 
     Ends after the configured rounds, or sooner when the central score has not improved for
-    ``federation.patience`` evaluations. Raises ConfigError when local layers leave nothing to
-    train together.
+    ``federation.patience`` evaluations or the exchange is stopped. Raises ConfigError when local
+    layers leave nothing to train together.
     """
     rounds = federation.config.federation
     refuse_unusable(start.model, federation.config.tasks, rounds.local_layers)
@@ -89,27 +93,48 @@ def run_rounds(
         )
     federation.strategy.restore(start.strategy)
     federation.tracker.run_started(federation.discovery.cards)
-    state = start if untrained is None else _round_zero(federation, start, untrained)
-    while state.server_round < rounds.rounds:
-        if early_stop(federation.config, state) is not None:
-            log.info(
-                "no improvement, stopping early",
-                extra={"action": "stopped_early", "round": state.server_round},
-            )
+    if untrained is None:
+        mend_models(federation.files, start)
+        state = start
+    else:
+        state = _round_zero(federation, start, untrained)
+    while not federation.exchange.is_stopped():
+        if state.server_round >= rounds.rounds or _stops_early(federation.config, state):
+            _measure_at_sites(federation, state)
+            return Finished(state, federation.discovery.cards, was_stopped=False)
+        federation = _with_latecomers(federation)
+        following = _one_round(federation, state)
+        if following is None:
             break
-        state = _one_round(federation, state)
-    return state
+        state = following
+    was_stopped = state.server_round < rounds.rounds
+    log.info("stopped", extra={"action": "run_stopped", "round": state.server_round})
+    return Finished(state, federation.discovery.cards, was_stopped=was_stopped)
 
 
-def early_stop(config: RunConfig, state: Checkpoint) -> str | None:
-    """Return, as a sentence, why a run ended before its last round, or None when it did not."""
-    rules, since_best = config.federation, state.progression.evaluations_since_best
-    if state.server_round >= rules.rounds or since_best < rules.patience:
-        return None
-    return f"stopped after round {state.server_round}: no improvement in {since_best} evaluations."
+def _stops_early(config: RunConfig, state: Checkpoint) -> bool:
+    since_best = state.progression.evaluations_since_best
+    if since_best < config.federation.patience:
+        return False
+    log.info(
+        "no improvement, stopping early",
+        extra={"action": "stopped_early", "round": state.server_round},
+    )
+    return True
 
 
-def _one_round(federation: Federation[ResultT], state: Checkpoint) -> Checkpoint:
+def _with_latecomers(federation: Federation[ResultT]) -> Federation[ResultT]:
+    """Take in the sites that have come, or come back, since the last round."""
+    before = federation.discovery
+    discovery = federation.exchange.look_again(before)
+    if joined := {s: c for s, c in discovery.cards.items() if s not in before.cards}:
+        federation.tracker.sites_joined(joined)
+        log.info("sites joined", extra={"action": "sites_joined", "sites": ",".join(joined)})
+    return replace(federation, discovery=discovery)
+
+
+def _one_round(federation: Federation[ResultT], state: Checkpoint) -> Checkpoint | None:
+    """Return the state after one more round, None when it was stopped before all had answered."""
     started = time.monotonic()
     server_round = state.server_round + 1
     cards = federation.discovery.cards
@@ -120,6 +145,7 @@ def _one_round(federation: Federation[ResultT], state: Checkpoint) -> Checkpoint
         run=federation.run,
         server_round=server_round,
         model=state.model,
+        evaluating=_evaluating(federation, state.server_round),
     )
     answers = _train(federation, requests, server_round)
     updates, replies = sort_out(
@@ -128,6 +154,10 @@ def _one_round(federation: Federation[ResultT], state: Checkpoint) -> Checkpoint
         cards=cards,
         local_layers=federation.config.federation.local_layers,
     )
+    evaluations_before = {site: u.evaluation for site, u in updates.items() if u.evaluation}
+    if len(answers) < len(requests):
+        federation.tracker.sites_measured(state.server_round, evaluations_before)
+        return None
     model = state.model
     changed = len(updates) >= federation.config.federation.min_sites
     if changed:
@@ -141,29 +171,26 @@ def _one_round(federation: Federation[ResultT], state: Checkpoint) -> Checkpoint
                 reason,
                 extra={"action": "model_unchanged", "round": server_round},
             )
-    central, evaluations = _measure(federation, model, server_round)
-    progression = _progression(state, server_round, central)
-    is_best = progression.best_round == server_round
-    participation = Participation(server_round, replies, changed)
+    central = _measure(federation, model, server_round)
     following = replace(
         state,
         server_round=server_round,
         model=model,
         strategy=federation.strategy.state(),
-        participation=(*state.participation, participation),
-        progression=progression,
+        participation=(*state.participation, Participation(server_round, replies, changed)),
+        progression=_progression(state, server_round, central),
     )
-    _keep(federation, following, is_best=is_best)
     report = RoundReport(
         server_round=server_round,
-        sites=_site_rounds(federation, replies, updates, evaluations),
+        sites=_site_rounds(federation, replies, updates),
         changed_model=changed,
         central=central,
-        is_best=is_best,
+        is_best=following.progression.best_round == server_round,
         model=model,
+        evaluations_before=evaluations_before,
         wall_s=time.monotonic() - started,
     )
-    _tell(federation, report, replies)
+    _keep_and_tell(federation, following, report, replies)
     return following
 
 
@@ -190,18 +217,17 @@ def _round_zero(
     federation: Federation[ResultT], start: Checkpoint, untrained: Untrained[ResultT]
 ) -> Checkpoint:
     state = replace(start, progression=_progression(start, 0, untrained.central))
-    is_best = state.progression.best_round == 0
-    _keep(federation, state, is_best=is_best)
     report = RoundReport(
         server_round=0,
         sites=(),
         changed_model=False,
         central=untrained.central,
-        is_best=is_best,
+        is_best=state.progression.best_round == 0,
         model=start.model,
+        evaluations_before={},
         wall_s=untrained.wall_s,
     )
-    _tell(federation, report, ())
+    _keep_and_tell(federation, state, report, ())
     return state
 
 
@@ -217,41 +243,55 @@ def _train(
     )
 
 
-def _measure(
-    federation: Federation[ResultT], model: Arrays, server_round: int
-) -> tuple[ResultT | None, Mapping[str, Evaluation]]:
-    """Measure centrally and at the sites, when this round is one that is measured."""
+def _evaluating(federation: Federation[ResultT], server_round: int) -> Sequence[str]:
+    """Return the sites that measure the model of a round."""
+    config = federation.config
+    if not (config.evaluation.federated and is_measured(config, server_round)):
+        return ()
+    return federation.strategy.configure_evaluate(server_round, federation.discovery.cards)
+
+
+def _measure(federation: Federation[ResultT], model: Arrays, server_round: int) -> ResultT | None:
+    """Measure centrally, when this round is one that is measured."""
+    if not is_measured(federation.config, server_round):
+        return None
+    federation.progress.evaluating(server_round, sites=())
+    return federation.evaluator(model, server_round)
+
+
+def _measure_at_sites(federation: Federation[ResultT], state: Checkpoint) -> None:
+    """Let the sites measure the last model, which no further training request brings them."""
     config, cards = federation.config, federation.discovery.cards
-    is_last = server_round == config.federation.rounds
-    if not (is_last or server_round % config.evaluation.every_rounds == 0):
-        return None, {}
-    sites: Sequence[str] = ()
-    if config.evaluation.federated:
-        sites = federation.strategy.configure_evaluate(server_round, cards)
-    federation.progress.evaluating(server_round, sites=sites)
-    central = federation.evaluator(model, server_round)
+    sites = _evaluating(federation, state.server_round)
+    if not sites:
+        return
+    federation.progress.evaluating(state.server_round, sites=sites)
     requests = evaluate_requests(
         {site: cards[site] for site in sites},
         config,
         run=federation.run,
-        server_round=server_round,
-        model=model,
+        server_round=state.server_round,
+        model=state.model,
     )
     answers = federation.exchange.evaluate(
         requests,
         timeout_s=config.federation.round_timeout_s,
         answered=federation.progress.site_answered,
     )
-    evaluations = {}
-    for site, answer in answers.items():
-        if isinstance(answer, Evaluation):
-            evaluations[site] = answer
+    evaluations: dict[str, Metrics] = {}
+    for site, answer in sorted(answers.items()):
+        if not isinstance(answer, Evaluation):
+            reason = answer.reason
+        elif (answer.run, answer.server_round) != (federation.run, state.server_round):
+            reason = f"it answers round {answer.server_round} of run {answer.run}"
         else:
-            log.warning(
-                "site without an evaluation",
-                extra={"action": "no_evaluation", "site": site, "reason": answer.reason},
-            )
-    return central, evaluations
+            evaluations[site] = answer.metrics
+            continue
+        log.warning(
+            "site without an evaluation",
+            extra={"action": "no_evaluation", "site": site, "reason": reason},
+        )
+    federation.tracker.sites_measured(state.server_round, evaluations)
 
 
 def _progression(
@@ -262,20 +302,10 @@ def _progression(
     return state.progression.after(server_round, central.score)
 
 
-def _keep(federation: Federation[ResultT], state: Checkpoint, *, is_best: bool) -> None:
-    # Models first: a checkpoint must never name a best round whose model is not there.
-    files = federation.files
-    if is_best:
-        save_model(files.best, state.model, run=state.run, server_round=state.server_round)
-    save_model(files.last, state.model, run=state.run, server_round=state.server_round)
-    save_checkpoint(files.checkpoint, state)
-
-
 def _site_rounds(
     federation: Federation[ResultT],
     replies: Sequence[Reply],
     updates: Mapping[str, Update],
-    evaluations: Mapping[str, Evaluation],
 ) -> tuple[SiteRound, ...]:
     tasks = {site.name: site.task for site in federation.config.sites}
     return tuple(
@@ -286,15 +316,24 @@ def _site_rounds(
             reason=reply.reason,
             num_examples=updates[reply.site].num_examples if reply.site in updates else None,
             metrics=updates[reply.site].metrics if reply.site in updates else {},
-            evaluation=evaluations[reply.site].metrics if reply.site in evaluations else {},
         )
         for reply in replies
     )
 
 
-def _tell(
-    federation: Federation[ResultT], report: RoundReport[ResultT], replies: Sequence[Reply]
+def _keep_and_tell(
+    federation: Federation[ResultT],
+    state: Checkpoint,
+    report: RoundReport[ResultT],
+    replies: Sequence[Reply],
 ) -> None:
+    """Make a round durable, and only then tell of it.
+
+    The checkpoint is what makes it a round that is over; what was kept before it for the telling
+    is replaced when the round is done again.
+    """
+    federation.tracker.keep_round(report)
+    keep_state(federation.files, state)
     federation.tracker.round_finished(report)
     federation.progress.round_finished(report.server_round, replies=replies)
     log.info(

@@ -73,7 +73,7 @@ def simulate(
     instruments = Instruments(evaluator, tracker, progress, ModelFiles(out / "model"))
     results: list[RunResult] = []
     stop = threading.Event()
-    app = server_app(config, instruments, stop=stop, finished=results.append)
+    app = server_app(config, instruments, stop=stop.is_set, finished=results.append)
     with _engine_folder() as folder, _quiet_flower(), _environment_kept(), _interruptible(stop):
         sites_file = folder / "sites.json"
         write_sites(sites_file, sites)
@@ -187,10 +187,17 @@ def _interruptible(stop: threading.Event) -> Iterator[None]:
         stop.set()
 
     signal.signal(signal.SIGINT, ask_to_stop)
+
+    def was_asked() -> bool:
+        return signal.getsignal(signal.SIGINT) is before
+
     try:
         yield
+        # The rounds ended in order; whoever pressed the keys must not read of a finished run.
+        if was_asked():
+            raise KeyboardInterrupt
     except RunError:
-        if signal.getsignal(signal.SIGINT) is before:
+        if was_asked():
             raise KeyboardInterrupt from None
         raise
     finally:

@@ -16,7 +16,7 @@ from common.errors import DataError
 from common.metrics.estimate import Estimate
 from server.participation import Outcome, Status
 
-SCHEMA_VERSION: Literal[1] = 1
+SCHEMA_VERSION: Literal[2] = 2
 FILE_NAME = "summary.json"
 
 NotNegative = Annotated[int, Field(ge=0)]
@@ -107,7 +107,7 @@ class SiteRoundEntry(Entry):
     num_examples: NotNegative | None
     seconds: Seconds | None
     metrics: dict[str, float | None]  # loss parts and what else the contract lets a site report
-    evaluation: dict[str, float | None]  # federated evaluation, empty when there was none
+    evaluation: dict[str, float | None]  # of this round's model at the site; empty: none
 
 
 class RoundEntry(Entry):
@@ -115,6 +115,7 @@ class RoundEntry(Entry):
 
     round: NotNegative
     wall_s: Seconds
+    central_s: Seconds | None  # of it, measuring on the reference sets; None: not measured
     score: float | None  # mean of the tasks' scores
     central: dict[str, TaskEntry]  # empty when this round was not evaluated
     sites: tuple[SiteRoundEntry, ...]
@@ -143,7 +144,7 @@ class TrackingEntry(Entry):
 class Summary(Entry):
     """A run from its first to its last round."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     name: str
     run: str  # name and a random part, the same in messages; the name alone if it broke off
     verdict: Status

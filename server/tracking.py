@@ -10,7 +10,7 @@ import json
 import logging
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,7 +24,7 @@ from PIL import Image
 
 from common.config import RunConfig
 from common.errors import RunError
-from server.metric_names import parts_of
+from server.metric_names import evaluation_metrics, parts_of
 from server.summary import RoundEntry, TrackingEntry
 from server.tracked_params import flattened
 
@@ -89,6 +89,10 @@ class Picture:
 
 Entry = Metrics | Params | Tag | File | Picture
 
+_KINDS: Mapping[str, Callable[..., Entry]] = {
+    kind.__name__: kind for kind in (Metrics, Params, Tag, File, Picture)
+}
+
 
 class Tracker:
     """Writes one MLflow run. Use :func:`start_tracking`."""
@@ -102,7 +106,7 @@ class Tracker:
         self._uri = uri
         self._experiment = experiment
         self._unsent_path = out / UNSENT_FILE.format(run_id=run_id)
-        self._waiting: list[Entry] = []
+        self._waiting: list[Entry] = _read_unsent(self._unsent_path)
 
     def log_config(self, config: RunConfig, *, out: Path) -> None:
         """Track every value as a parameter and the whole configuration as a file."""
@@ -120,6 +124,11 @@ class Tracker:
         """Track every number of a round: the coordinator's own, then each site's."""
         for part in parts_of(entry):
             self.log_metrics(part, step=entry.round)
+
+    def log_evaluations(self, evaluations: Mapping[str, Mapping[str, float]], *, step: int) -> None:
+        """Track what sites found, by name, of the model of one round."""
+        for part in evaluation_metrics(evaluations):
+            self.log_metrics(part, step=step)
 
     def log_metrics(self, values: Mapping[str, float], *, step: int) -> None:
         """Track numbers, whose names must be valid (see ``metric_names``)."""
@@ -226,6 +235,27 @@ def start_tracking(config: RunConfig, *, out: Path, tags: Mapping[str, str]) -> 
     )
 
 
+def continue_tracking(
+    config: RunConfig, run_id: str, *, out: Path, tags: Mapping[str, str]
+) -> Tracker:
+    """Open the MLflow run that a run had before it broke off, or a new one where it is gone.
+
+    Raises RunError when MLflow cannot be reached.
+    """
+    out = out.resolve()
+    uri = config.tracking.uri or f"sqlite:///{out / DATABASE_FILE}"
+    client = connect(uri)
+    try:
+        client.update_run(run_id, status="RUNNING")
+    except FAILURES as error:
+        log.warning(
+            "MLflow no longer has this run; it is told everything anew in another",
+            extra={"action": "tracking_run_gone", "error": type(error).__name__},
+        )
+        return start_tracking(config, out=out, tags=tags)
+    return Tracker(client, uri=uri, experiment=config.tracking.experiment, run_id=run_id, out=out)
+
+
 def connect(uri: str) -> MlflowClient:
     """Return a client of MLflow at a URI, which creates a database that is not there."""
     # Both tell of every table they create, and print the traceback of errors that reach us too.
@@ -284,9 +314,23 @@ def _send(client: MlflowClient, run_id: str, entry: Entry) -> None:
                 )
 
 
+def _read_unsent(path: Path) -> list[Entry]:
+    """Return what an earlier process could not send; its files and pictures lie where they lay."""
+    if not path.exists():
+        return []
+    entries: list[Entry] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        values = json.loads(line)
+        entries.append(_KINDS[values.pop("kind")](**values))
+    return entries
+
+
 def _write_unsent(entries: list[Entry], path: Path) -> None:
     lines = [json.dumps({"kind": type(e).__name__, **asdict(e)}) + "\n" for e in entries]
-    path.write_text("".join(lines), encoding="utf-8")
+    # Whole or not at all: a run that is continued reads it again.
+    temporary = path.with_suffix(".part")
+    temporary.write_text("".join(lines), encoding="utf-8")
+    temporary.replace(path)
 
 
 def _now_ms() -> int:

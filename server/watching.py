@@ -21,7 +21,7 @@ class PreparationBars:
 
     def __init__(self, console: Console) -> None:
         """Show on a console; use as a context manager."""
-        self._bars = _bars(console)
+        self._bars = bars(console)
         self._known: dict[str, TaskID] = {}
 
     def __enter__(self) -> "PreparationBars":
@@ -49,7 +49,7 @@ class RoundBars:
     def __init__(self, console: Console, *, rounds: int) -> None:
         """Show on a console; use as a context manager."""
         self._console = console
-        self._bars = _bars(console)
+        self._bars = bars(console)
         self._lock = threading.Lock()
         self._rounds = self._bars.add_task("rounds", total=rounds)
         self._now = self._bars.add_task("starting Flower's engine", total=None)
@@ -103,7 +103,8 @@ class RoundBars:
         self._bars.reset(self._now, description=text, total=total)
 
 
-def _bars(console: Console) -> Progress:
+def bars(console: Console) -> Progress:
+    """Return bars of the one look that all of Fovea's have."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),

@@ -15,7 +15,7 @@ from common.layers import held_by
 from common.local_site import LocalSite
 from common.model.arrays import array_names, read_arrays
 from common.model.network import build_network
-from common.wire import EvaluateRequest, Evaluation, Refusal, TrainRequest, Update
+from common.wire import EvaluateRequest, Evaluation, Refusal, RefusalCode, TrainRequest, Update
 
 MakeConfig = Callable[..., RunConfig]
 
@@ -40,7 +40,12 @@ def global_model(config: RunConfig, task: str) -> dict[str, np.ndarray]:
 
 
 def a_request(
-    config: RunConfig, task: str = "retina", *, server_round: int = 1, mu: float = 0.0
+    config: RunConfig,
+    task: str = "retina",
+    *,
+    server_round: int = 1,
+    mu: float = 0.0,
+    evaluates: bool = False,
 ) -> TrainRequest:
     return TrainRequest(
         run="run-1",
@@ -48,6 +53,7 @@ def a_request(
         global_step=0,
         total_steps=20,
         proximal_mu=mu,
+        evaluates=evaluates,
         config_json=canonical_json(config),
         arrays=global_model(config, task),
     )
@@ -110,11 +116,26 @@ def test_local_layers_stay_and_last(
     update = train(Trainer(site), a_request(config))
 
     # A new trainer, as after a restart, goes on from the site's own head.
-    again = train(Trainer(site), a_request(config))
+    following = train(Trainer(site), a_request(config, server_round=2))
+    elsewhere = Trainer(a_site("valley", "retina", shards["valley"], tmp_path / "empty"))
+    without = train(elsewhere, a_request(config, server_round=2))
 
     assert not any(name.startswith("heads.") for name in update.arrays)
-    assert (tmp_path / "valley" / "run-1" / "local-layers.safetensors").exists()
-    assert any((update.arrays[name] != again.arrays[name]).any() for name in update.arrays)
+    assert (tmp_path / "valley" / "run-1" / "local-layers-00001.safetensors").exists()
+    assert any((following.arrays[name] != without.arrays[name]).any() for name in update.arrays)
+
+
+def test_a_round_that_is_trained_again_starts_from_the_same_local_layers(
+    shards: dict[str, Path], make_config: MakeConfig, tmp_path: Path
+) -> None:
+    config = make_config("federation.local_layers=[heads.retina]")
+    trainer = Trainer(a_site("valley", "retina", shards["valley"], tmp_path))
+    train(trainer, a_request(config))
+    first = train(trainer, a_request(config, server_round=2))
+
+    again = train(trainer, a_request(config, server_round=2))
+
+    assert all(first.arrays[n].tobytes() == again.arrays[n].tobytes() for n in first.arrays)
 
 
 def test_local_layers_of_one_run_are_not_those_of_another(
@@ -135,10 +156,10 @@ def test_damaged_local_layers_are_an_error(
     config = make_config("federation.local_layers=[heads.retina]")
     trainer = Trainer(a_site("valley", "retina", shards["valley"], tmp_path))
     train(trainer, a_request(config))
-    (tmp_path / "valley" / "run-1" / "local-layers.safetensors").write_bytes(b"damaged")
+    (tmp_path / "valley" / "run-1" / "local-layers-00001.safetensors").write_bytes(b"damaged")
 
     with pytest.raises(DataError, match="cannot be read"):
-        trainer.train(a_request(config))
+        trainer.train(a_request(config, server_round=2))
 
 
 def test_a_run_s_name_cannot_lead_out_of_the_state_folder(
@@ -176,6 +197,7 @@ def test_a_site_without_training_pictures_refuses(
 
     assert isinstance(answer, Refusal)
     assert (answer.site, answer.reason) == ("valley", "no training pictures")
+    assert answer.code is RefusalCode.UNABLE
 
 
 def test_a_site_whose_loss_is_not_finite_refuses(
@@ -236,3 +258,49 @@ def test_a_site_evaluates_on_its_validation_split(valley: Trainer, config: RunCo
     assert (answer.site, answer.task, answer.num_examples) == ("valley", "retina", 4)
     assert all(np.isfinite(list(answer.metrics.values())))
     assert "loss_total" in answer.metrics
+
+
+def test_the_model_that_is_sent_is_measured_before_training_and_training_stays_the_same(
+    valley: Trainer, config: RunConfig
+) -> None:
+    alone = train(valley, a_request(config))
+    measured = valley.evaluate(
+        EvaluateRequest("run-1", 0, canonical_json(config), global_model(config, "retina"))
+    )
+
+    both = train(valley, a_request(config, evaluates=True))
+
+    assert isinstance(measured, Evaluation)
+    assert both.evaluation == measured.metrics
+    assert alone.evaluation == {}
+    assert all(alone.arrays[n].tobytes() == both.arrays[n].tobytes() for n in alone.arrays)
+
+
+def test_a_site_without_a_validation_split_trains_and_has_nothing_to_tell(
+    shards: dict[str, Path], config: RunConfig, tmp_path: Path
+) -> None:
+    shard = altered(shards["valley"], tmp_path / "shard", "part", np.zeros_like)
+    trainer = Trainer(a_site("valley", "retina", shard, tmp_path))
+
+    update = train(trainer, a_request(config, evaluates=True))
+
+    assert update.evaluation == {}
+    assert update.num_examples == 20
+
+
+def test_the_last_model_is_measured_with_the_layers_its_round_left_at_the_site(
+    shards: dict[str, Path], make_config: MakeConfig, tmp_path: Path
+) -> None:
+    config = make_config("federation.local_layers=[heads.retina]")
+    trainer = Trainer(a_site("valley", "retina", shards["valley"], tmp_path))
+    model = global_model(config, "retina")
+    train(trainer, a_request(config))
+
+    def loss_of(server_round: int) -> float:
+        answer = trainer.evaluate(
+            EvaluateRequest("run-1", server_round, canonical_json(config), model)
+        )
+        assert isinstance(answer, Evaluation)
+        return answer.metrics["loss_total"]
+
+    assert loss_of(1) != loss_of(0)

@@ -12,7 +12,7 @@ from common.config_file import load_config
 from common.datasets.prepare import prepare_shard
 from common.datasets.sources import open_source
 from common.seed import derive_seed
-from common.wire import Arrays, SiteCard
+from common.wire import Arrays, Metrics, SiteCard
 from server.coordinate import RunResult
 from server.participation import Reply
 from server.round_report import Progress, RoundReport
@@ -80,12 +80,23 @@ class Kept:
 
     cards: dict[str, SiteCard] = field(default_factory=dict)
     reports: list[RoundReport[Norm]] = field(default_factory=list)
+    measured: dict[int, Mapping[str, Metrics]] = field(default_factory=dict)
 
     def run_started(self, cards: Mapping[str, SiteCard]) -> None:
         self.cards = dict(cards)
 
+    def sites_joined(self, cards: Mapping[str, SiteCard]) -> None:
+        self.cards |= cards
+
+    def keep_round(self, report: RoundReport[Norm]) -> None:
+        if report.server_round:
+            self.measured[report.server_round - 1] = report.evaluations_before
+
     def round_finished(self, report: RoundReport[Norm]) -> None:
         self.reports.append(report)
+
+    def sites_measured(self, server_round: int, evaluations: Mapping[str, Metrics]) -> None:
+        self.measured[server_round] = evaluations
 
 
 class Silent:

@@ -21,7 +21,7 @@ from common.model.arrays import array_names, read_arrays
 from common.model.network import Network, build_network
 from common.wire import Arrays, SiteCard
 from server.central_eval import PART, CentralEvaluation
-from server.checkpoint import ModelFiles, save_model
+from server.checkpoint import NOTHING_EVALUATED, Checkpoint, ModelFiles, save_model
 from server.composition import check_plan, conduct
 from server.coordinate import RunResult
 from server.journal import Journal
@@ -202,7 +202,6 @@ def journey(
         reason="",
         num_examples=30,
         metrics={"total": 0.9, "seconds": 1.0},
-        evaluation={"auroc": 0.6},
     )
     for number in (0, 1):
         report = RoundReport(
@@ -212,9 +211,12 @@ def journey(
             central=evaluation(arrays, number),
             is_best=True,
             model=arrays,
+            evaluations_before={"north": {"auroc": 0.5}} if number else {},
             wall_s=1.0,
         )
+        journal.keep_round(report)
         journal.round_finished(report)
+    journal.sites_measured(1, {"north": {"auroc": 0.6}})
     files = ModelFiles(out / "model")
     for path in (files.best, files.last):
         save_model(path, arrays, run="demo-1", server_round=1)
@@ -226,6 +228,8 @@ def journey(
         rounds_done=1,
         best_round=1,
         best_score=0.6,
+        was_stopped=False,
+        late_replies=0,
         files=files,
         wall_s=2.0,
     )
@@ -248,6 +252,8 @@ def test_the_summary_has_every_round_task_and_site(journey: tuple[Path, Summary]
     }
     assert summary.rounds[1].sites[0].seconds == 1.0
     assert summary.rounds[1].sites[0].metrics == {"total": 0.9}
+    found = [(site.outcome, site.evaluation) for entry in summary.rounds for site in entry.sites]
+    assert found == [("measured", {"auroc": 0.5}), ("answered", {"auroc": 0.6})]
     assert summary.verdict is Status.PARTIAL
     assert summary.tracking.is_complete
 
@@ -292,17 +298,18 @@ def conduct_into_failure(
     error: Exception,
 ) -> Summary:
     def federate(evaluator: CentralEvaluation, journal: Journal) -> RunResult:
-        journal.round_finished(
-            RoundReport(
-                server_round=0,
-                sites=(),
-                changed_model=False,
-                central=evaluator(read_arrays(network, array_names(network)), 0),
-                is_best=False,
-                model={},
-                wall_s=1.0,
-            )
+        report = RoundReport(
+            server_round=0,
+            sites=(),
+            changed_model=False,
+            central=evaluator(read_arrays(network, array_names(network)), 0),
+            is_best=False,
+            model={},
+            evaluations_before={},
+            wall_s=1.0,
         )
+        journal.keep_round(report)
+        journal.round_finished(report)
         raise error
 
     with pytest.raises(type(error)):
@@ -330,6 +337,64 @@ def test_a_run_that_breaks_off_leaves_a_failed_summary_with_its_rounds_and_our_r
     assert [entry.round for entry in summary.rounds] == [0]
     client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
     assert client.get_run(summary.tracking.run_id).info.status == "FAILED"
+
+
+def test_a_run_that_goes_on_keeps_its_rounds_its_start_and_its_mlflow_run(
+    config: RunConfig, shards: Mapping[str, Shard], tmp_path: Path
+) -> None:
+    network = build_network(config.model, config.task_table(), seed=3)
+    broken = conduct_into_failure(config, network, shards, tmp_path, RunError("no more power."))
+    arrays = read_arrays(network, array_names(network))
+    state = Checkpoint("demo-1", "", 0, arrays, {}, (), NOTHING_EVALUATED)
+
+    def federate(evaluator: CentralEvaluation, journal: Journal) -> RunResult:
+        report = RoundReport(
+            server_round=1,
+            sites=(),
+            changed_model=True,
+            central=evaluator(arrays, 1),
+            is_best=True,
+            model=arrays,
+            evaluations_before={"north": {"auroc": 0.5}},
+            wall_s=1.0,
+        )
+        journal.keep_round(report)
+        journal.round_finished(report)
+        return RunResult(
+            run="demo-1",
+            verdict=Verdict(Status.COMPLETE, ()),
+            cards={},
+            participation=(),
+            rounds_done=1,
+            best_round=1,
+            best_score=0.6,
+            was_stopped=False,
+            late_replies=0,
+            files=ModelFiles(tmp_path / "model"),
+            wall_s=2.0,
+        )
+
+    check_plan(config, out=tmp_path, goes_on=True)
+    summary = conduct(
+        config,
+        federate,
+        network=network,
+        reference=shards,
+        out=tmp_path,
+        kind="deployment",
+        started_at=datetime(2031, 1, 1, tzinfo=UTC),
+        resume=state,
+    )
+
+    assert [entry.round for entry in summary.rounds] == [0, 1]
+    assert summary.rounds[0].central == broken.rounds[0].central
+    assert summary.rounds[0].sites[0].evaluation == {"auroc": 0.5}
+    assert summary.started_at == broken.started_at
+    assert summary.tracking.run_id == broken.tracking.run_id
+    # The first round's maps are those that were kept: they can still be compared with the last's.
+    assert (tmp_path / "overlays" / "chestx" / "before_after.png").exists()
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert client.get_run(summary.tracking.run_id).info.status == "FINISHED"
 
 
 def test_the_words_of_another_s_error_are_not_kept(
@@ -387,7 +452,8 @@ def test_mlflow_has_metrics_pictures_model_and_data_cards(journey: tuple[Path, S
     history = client.get_metric_history(run.info.run_id, "central/retina/auroc")
     assert [metric.step for metric in history] == [0, 1]
     assert run.data.metrics["site/north/total"] == 0.9
-    assert run.data.metrics["federated/north/auroc"] == 0.6
+    measured = client.get_metric_history(run.info.run_id, "federated/north/auroc")
+    assert [(metric.step, metric.value) for metric in measured] == [(0, 0.5), (1, 0.6)]
     assert run.data.tags["mlflow.note.content"].startswith("# demo: PARTIAL")
     root = out / "mlartifacts" / run.info.run_id / "artifacts"
     kept = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}

@@ -43,7 +43,12 @@ def seconds_of_children() -> float:
     return used.ru_utime + used.ru_stime
 
 
-@pytest.mark.parametrize("command", [(), ("simulate",), ("dashboard",)])
+COMMANDS = (
+    "simulate show dashboard provision admit retire renew sites serve launch runs status stop"
+)
+
+
+@pytest.mark.parametrize("command", [(), ("simulate",), ("launch",), ("status",)])
 def test_help_comes_at_once_and_loads_no_heavy_library(command: tuple[str, ...]) -> None:
     heavy = "{'torch', 'timm', 'mlflow', 'flwr', 'ray'}"
     code = (
@@ -59,6 +64,36 @@ def test_help_comes_at_once_and_loads_no_heavy_library(command: tuple[str, ...])
     assert (done.returncode, done.stderr.strip()) == (0, "")
     assert done.stdout.startswith("Usage: ")
     assert least < 0.5  # seconds of CPU
+
+
+@pytest.mark.parametrize("command", [*COMMANDS.split(), "resume"])
+def test_every_command_explains_itself(command: str) -> None:
+    told = CliRunner().invoke(main, [command, "--help"])
+    assert told.exit_code == 0
+    assert len(told.stdout.split()) > 20
+
+
+def test_status_comes_at_once_and_loads_no_heavy_library(tmp_path: Path) -> None:
+    least = float("inf")
+    code = (
+        "import atexit, sys; from server.cli import main; heavy = {'torch', 'mlflow', 'flwr'}; "
+        "atexit.register(lambda: print(*(heavy & set(sys.modules)), file=sys.stdout)); main()"
+    )
+    for _ in range(3):
+        before = seconds_of_children()
+        line = [sys.executable, "-c", code, "status", "--home", str(tmp_path)]
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        least = min(least, seconds_of_children() - before)
+    assert (done.returncode, done.stdout.strip()) == (1, "")
+    assert "no run yet" in done.stderr
+    assert least < 0.5  # seconds of CPU
+
+
+@pytest.mark.parametrize("command", ["sites", "serve"])
+def test_home_that_nobody_provisioned_is_named(command: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, [command], env={"FOVEA_HOME": str(tmp_path)})
+    assert result.exit_code == 1
+    assert f"{tmp_path}/federation.yaml: cannot be read" in " ".join(result.stderr.split())
 
 
 def test_exit_codes_are_told_in_the_help() -> None:

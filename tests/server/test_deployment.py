@@ -2,10 +2,10 @@
 
 import logging
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-import yaml
 from flwr.app import Context, RecordDict
 from flwr.proto.task_pb2 import Task
 from flwr.server.superlink.linkstate import InMemoryLinkState, LinkStateFactory
@@ -17,12 +17,19 @@ from flwr.superlink.federation import NoOpFederationManager
 from flwr.superlink.grid import InMemoryGrid
 from mlflow import MlflowClient
 
-from common.config import RunConfig
-from common.errors import ConfigError, RunError
+from common.admission import read_admission
+from common.errors import ConfigError, RunError, TrustError
 from server.app import app
-from server.deployment import Order, read_order
+from server.deployment import run_deployment, run_place
+from server.operations.admitted import admit, retire
+from server.operations.home import CoordinatorHome, RunFolder
+from server.operations.launch import plan_run, write_run
+from server.operations.lock import Lock
+from server.operations.run_status import Phase, read_status
+from server.operations.runs import RunState, lock_file, view_run
 from server.participation import Status
 from server.summary import read_summary
+from tests.server.operations.coordinators import RUN, Registry, admission_file, provisioned
 
 
 def empty_grid() -> InMemoryGrid:
@@ -48,51 +55,119 @@ def logging_restored() -> Iterator[None]:
         room.handlers, room.level, room.propagate = handlers, level, propagate
 
 
-def test_empty_out_and_data_mean_none() -> None:
-    order = read_order({"config": "/etc/fovea/run.yaml", "out": "", "data": ""})
-    assert order == Order(config=Path("/etc/fovea/run.yaml"), out=None, data=None)
+@pytest.fixture
+def home(tmp_path: Path) -> CoordinatorHome:
+    home = provisioned(tmp_path)
+    admission = read_admission(admission_file(tmp_path, "north", "chestx"))
+    admit(home, admission, Registry(), datetime.now(UTC))
+    return home
+
+
+@pytest.fixture
+def folder(home: CoordinatorHome, tmp_path: Path) -> RunFolder:
+    return planned_run(home, tmp_path, now=datetime.now(UTC))
+
+
+def planned_run(home: CoordinatorHome, root: Path, *, now: datetime) -> RunFolder:
+    config = root / "small.yaml"
+    config.write_text(RUN.replace("wait_for_sites_s: 1", "wait_for_sites_s: 0.2"))
+    planned = plan_run(
+        home, config, sites=["north"], overrides=(), data_root=None, days=None, now=now
+    )
+    folder = home.run(planned.order.run)
+    folder.root.mkdir(parents=True)
+    write_run(folder, planned)
+    return folder
+
+
+def run(home: CoordinatorHome, folder: RunFolder) -> None:
+    run_config = {"home": str(home.root), "run": folder.name}
+    context = Context(
+        run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=run_config
+    )
+    app(grid=empty_grid(), context=context)
 
 
 @pytest.mark.parametrize(
     ("run_config", "message"),
     [
-        ({}, "config is missing. Name the run's YAML"),
-        ({"config": "", "out": "out"}, "config is missing. Name the run's YAML"),
-        ({"config": 3}, "config must be a path in quotes, got 3"),
-        ({"config": "run.yaml", "rounds": 3}, "unknown key 'rounds'. Known: config, out, data"),
+        ({}, "home is ''. Runs are started by `fovea launch`"),
+        ({"home": "/srv/fovea"}, "run is ''"),
+        ({"home": "/srv/fovea", "run": "../elsewhere"}, "run is '../elsewhere'"),
+        ({"home": 3, "run": "x"}, "home must be text, got 3"),
+        ({"home": "h", "run": "x", "rounds": 3}, "unknown key 'rounds'. Known: home, run"),
     ],
 )
 def test_run_config_that_cannot_be_meant_is_refused(
     run_config: dict[str, str | int], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        read_order(run_config)
+        run_place(run_config)
 
 
-def test_run_whose_nodes_never_come_ends_with_a_reason_and_is_failed_in_mlflow(
-    demo_config: RunConfig, tmp_path: Path, logging_restored: None
+def test_run_that_was_never_launched_is_named(home: CoordinatorHome) -> None:
+    with pytest.raises(RunError, match="nothing-00000000: no such run"):
+        run_deployment(empty_grid(), {"home": str(home.root), "run": "nothing-00000000"})
+
+
+def test_run_whose_sites_never_come_says_so_in_status_summary_log_and_mlflow(
+    home: CoordinatorHome, folder: RunFolder, logging_restored: None
 ) -> None:
-    whole = demo_config.model_dump(mode="json")
-    whole["tasks"] = {"chestx": whole["tasks"]["chestx"]}
-    whole["sites"] = whole["sites"][:1]
-    whole["reference"]["chestx"]["source"]["patients"] = 12
-    whole["data"]["image_size_px"] = whole["model"]["image_size_px"] = 64
-    whole["federation"]["wait_for_sites_s"] = 0.2
-    config, out = tmp_path / "run.yaml", tmp_path / "out"
-    config.write_text(yaml.safe_dump(whole))
-    run_config = {"config": str(config), "out": str(out), "data": ""}
-    context = Context(
-        run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=run_config
-    )
+    with pytest.raises(RunError, match=r"0 of 1 sites are there.* north"):
+        run(home, folder)
 
-    with pytest.raises(RunError, match=r"0 of 1 sites are there.* north: it never said"):
-        app(grid=empty_grid(), context=context)
-
-    client = MlflowClient(f"sqlite:///{out / 'mlflow.db'}")
+    client = MlflowClient(f"sqlite:///{folder.out / 'mlflow.db'}")
     runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
     assert [(run.info.status, run.data.tags["fovea.kind"]) for run in runs] == [
         ("FAILED", "deployment")
     ]
-    summary = read_summary(out / "summary.json")
+    summary = read_summary(folder.out / "summary.json")
     assert summary.verdict is Status.FAILED
-    assert "it never said" in summary.reasons[0]
+    status = read_status(folder.status)
+    assert status is not None
+    assert status.phase is Phase.BROKEN
+    assert "0 of 1 sites are there" in status.reasons[0]
+    assert view_run(folder, datetime.now(UTC)).state is RunState.FAILED
+    assert "waiting for sites" in folder.log.read_text()
+
+
+def test_expired_manifest_is_refused_with_the_command_that_renews_it(
+    home: CoordinatorHome, tmp_path: Path, logging_restored: None
+) -> None:
+    folder = planned_run(home, tmp_path, now=datetime.now(UTC) - timedelta(days=400))
+    with pytest.raises(RunError, match="--renew-manifest"):
+        run(home, folder)
+    status = read_status(folder.status)
+    assert status is not None
+    assert status.phase is Phase.BROKEN
+
+
+def test_manifest_that_another_key_signed_is_refused(
+    home: CoordinatorHome, folder: RunFolder, tmp_path: Path, logging_restored: None
+) -> None:
+    (tmp_path / "other").mkdir()
+    other = provisioned(tmp_path / "other")
+    home.run_keys.write_bytes(other.run_keys.read_bytes())
+    with pytest.raises(TrustError, match="not signed by the run key"):
+        run(home, folder)
+
+
+def test_retired_site_is_left_out_and_never_written_to(
+    home: CoordinatorHome, folder: RunFolder, logging_restored: None
+) -> None:
+    retire(home, "north", control=Registry(), now=datetime.now(UTC))
+    with pytest.raises(RunError, match="north: it has no node: not admitted, or retired"):
+        run(home, folder)
+    assert "site left out: retired" in folder.log.read_text()
+
+
+def test_run_that_another_process_holds_is_left_alone(
+    home: CoordinatorHome, folder: RunFolder
+) -> None:
+    before = folder.status.read_bytes()
+    with (
+        Lock(lock_file(folder), "held by this test."),
+        pytest.raises(RunError, match="another process runs these rounds"),
+    ):
+        run(home, folder)
+    assert folder.status.read_bytes() == before

@@ -1,8 +1,9 @@
 """Whole runs over a grid that lives in this process, with sites that do simple sums."""
 
-import threading
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
@@ -10,30 +11,43 @@ import numpy as np
 import pytest
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
+from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from client.app import client_app
 from common.config import RunConfig
-from common.config_file import config_digest, load_config
+from common.config_file import canonical_json, config_digest, load_config
 from common.datasets.card import DataCard, DuplicateCount, PartCount, PixelRange
 from common.errors import RunError
+from common.evaluate import TaskReport
 from common.wire import (
     Arrays,
     EvaluateRequest,
     Evaluation,
+    Metrics,
     Refusal,
+    RefusalCode,
     SiteCard,
     TrainRequest,
     Update,
 )
 from server.checkpoint import NOTHING_EVALUATED, Checkpoint, ModelFiles, load_checkpoint
 from server.exchange import Discovery, Exchange
+from server.journal import Journal
+from server.kept_rounds import KeptRounds
+from server.overlays import OverlayCase, OverlayMap
 from server.participation import Outcome, Reply, Status, verdict
+from server.requests import train_requests
 from server.round_report import RoundReport
 from server.rounds import Federation, measure_untrained, run_rounds
-from server.strategies import STRATEGIES
+from server.sealing import Unsealed
+from server.site_config import told
+from server.strategies import STRATEGIES, TrainPlan
+from server.summary import RoundEntry
+from server.tracking import connect, continue_tracking, start_tracking
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 TASKS = {"north": "chestx", "harbour": "chestx", "valley": "retina", "coast": "pathoscan"}
@@ -56,6 +70,10 @@ def data_card(task: str, *, pictures: int) -> DataCard:
     )  # fmt: skip
 
 
+def mean_of(arrays: Arrays) -> float:
+    return float(np.mean([array.mean() for array in arrays.values()]))
+
+
 class SummingSite:
     """A site whose training moves every array by its own constant times the round."""
 
@@ -63,6 +81,7 @@ class SummingSite:
         self.name = name
         self.constant = float(1 + list(TASKS).index(name))
         self.requests: list[TrainRequest] = []
+        self.evaluated: list[int] = []
 
     def describe(self) -> SiteCard:
         card = data_card(TASKS[self.name], pictures=EXAMPLES[self.name])
@@ -79,14 +98,16 @@ class SummingSite:
     def update(self, request: TrainRequest, change: Arrays) -> Update:
         return Update(
             request.run, request.server_round, self.name, TASKS[self.name],
-            EXAMPLES[self.name], 1, {"total": 0.5, "seconds": 0.1}, change,
+            EXAMPLES[self.name], 1, {"total": 0.5, "seconds": 0.1},
+            {"mean": mean_of(request.arrays)} if request.evaluates else {}, change,
         )  # fmt: skip
 
     def evaluate(self, request: EvaluateRequest) -> Evaluation | Refusal:
-        mean = float(np.mean([array.mean() for array in request.arrays.values()]))
+        self.evaluated.append(request.server_round)
         return Evaluation(
-            request.run, request.server_round, self.name, TASKS[self.name], 2, {"mean": mean}
-        )
+            request.run, request.server_round, self.name, TASKS[self.name], 2,
+            {"mean": mean_of(request.arrays)},
+        )  # fmt: skip
 
 
 class CrashingSite(SummingSite):
@@ -103,7 +124,7 @@ class NanSite(SummingSite):
 
 class EmptySite(SummingSite):
     def train(self, request: TrainRequest) -> Update | Refusal:
-        return Refusal(self.name, "no training pictures")
+        return Refusal(self.name, RefusalCode.UNABLE, "no training pictures")
 
 
 class LateSite(SummingSite):
@@ -141,6 +162,9 @@ class GridInThisProcess(Grid):
     def get_node_ids(self) -> Iterable[int]:
         return list(self._apps)
 
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        return [NodeInfo(node_id=node) for node in self._apps]
+
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         sent = []
         for message in messages:
@@ -157,7 +181,8 @@ class GridInThisProcess(Grid):
         try:
             return app(message, context)
         except Exception as error:
-            reply = Message(Error(code=3, reason=f"Traceback\n  {error}"), reply_to=message)
+            code = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+            reply = Message(Error(code=code, reason=f"Traceback\n  {error}"), reply_to=message)
             # Flower's error replies may come from the SuperLink, not from the node.
             reply.metadata.__dict__["_src_node_id"] = 1
             return reply
@@ -184,8 +209,20 @@ class Watcher:
     asked: list[list[str]] = field(default_factory=list)
     answered: list[str] = field(default_factory=list)
 
+    measured: dict[int, Mapping[str, Metrics]] = field(default_factory=dict)
+
     def run_started(self, cards: Mapping[str, SiteCard]) -> None:
-        self.cards = cards
+        self.cards = dict(cards)
+
+    def sites_joined(self, cards: Mapping[str, SiteCard]) -> None:
+        self.cards |= cards
+
+    def keep_round(self, report: RoundReport[Score]) -> None:
+        if report.server_round:
+            self.measured[report.server_round - 1] = report.evaluations_before
+
+    def sites_measured(self, server_round: int, evaluations: Mapping[str, Metrics]) -> None:
+        self.measured[server_round] = evaluations
 
     def waiting_for(self, sites: Sequence[str]) -> None:
         self.waited_for.append(list(sites))
@@ -225,6 +262,14 @@ def start(config: RunConfig) -> Checkpoint:
     return Checkpoint("run", config_digest(config), 0, model(), {}, (), NOTHING_EVALUATED)
 
 
+def an_exchange(
+    grid: Grid, *, tasks: Mapping[str, str], stop: Callable[[], bool] = lambda: False
+) -> Exchange:
+    return Exchange(
+        grid, run="run", tasks=tasks, nodes=None, sealing=Unsealed(), stop=stop, return_grace_s=0.0
+    )
+
+
 def federation(
     config: RunConfig,
     sites: Sequence[SummingSite],
@@ -232,10 +277,12 @@ def federation(
     *,
     mute: Sequence[str] = (),
     scores: Callable[[int], float | None] = float,
+    grid: Grid | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Federation[Score]:
-    exchange = Exchange(GridInThisProcess(sites, mute=mute), run="run", stop=threading.Event())
+    exchange = an_exchange(grid or GridInThisProcess(sites, mute=mute), tasks=TASKS, stop=stop)
     progress = ProgressWatcher()
-    discovery = exchange.discover(list(TASKS), wait_s=0.3, waiting_for=progress.waiting_for)
+    discovery = exchange.discover(wait_s=0.3, waiting_for=progress.waiting_for)
     return Federation(
         run="run",
         config=config,
@@ -250,7 +297,13 @@ def federation(
 
 
 def run_whole(made: Federation[Score], begin: Checkpoint) -> Checkpoint:
-    return run_rounds(made, begin, untrained=measure_untrained(made.evaluator, begin.model))
+    untrained = measure_untrained(made.evaluator, begin.model)
+    return run_rounds(made, begin, untrained=untrained).state
+
+
+def measured(made: Federation[Score]) -> dict[int, Mapping[str, Metrics]]:
+    assert isinstance(made.tracker, TrackingWatcher)
+    return made.tracker.measured
 
 
 def reports(made: Federation[Score]) -> list[RoundReport[Score]]:
@@ -399,13 +452,84 @@ def test_a_layer_that_should_stay_local_is_refused(
 def test_sites_evaluate_on_their_own_beside_the_coordinator(
     everyone: list[SummingSite], tmp_path: Path
 ) -> None:
-    config = run_config("federation.rounds=1")
+    config = run_config("federation.rounds=2")
     made = federation(config, everyone, tmp_path)
 
     run_whole(made, start(config))
 
-    evaluations = {site.site: site.evaluation for site in reports(made)[1].sites}
-    assert evaluations["valley"] == {"mean": pytest.approx((2.9 + 3.0) / 2)}
+    found = {number: by_site["valley"]["mean"] for number, by_site in measured(made).items()}
+    assert found == {0: 0.0, 1: pytest.approx((2.9 + 3.0) / 2), 2: pytest.approx(3 * 2.95)}
+    # The model of a round comes with the next one's request; only the last is asked for alone.
+    assert everyone[2].evaluated == [2]
+
+
+def test_sites_measure_only_the_rounds_that_are_measured(
+    everyone: list[SummingSite], tmp_path: Path
+) -> None:
+    config = run_config("federation.rounds=5", "evaluation.every_rounds=2")
+    made = federation(config, everyone, tmp_path)
+
+    run_whole(made, start(config))
+
+    assert [request.evaluates for request in everyone[0].requests] == [
+        True, False, True, False, True,
+    ]  # fmt: skip
+    assert [number for number, by_site in measured(made).items() if by_site] == [0, 2, 4, 5]
+
+
+def test_sites_measure_nothing_when_they_are_not_to(
+    everyone: list[SummingSite], tmp_path: Path
+) -> None:
+    config = run_config("federation.rounds=2", "evaluation.federated=false")
+    made = federation(config, everyone, tmp_path)
+
+    run_whole(made, start(config))
+
+    assert not any(measured(made).values())
+    assert everyone[0].evaluated == []
+
+
+def test_an_early_stop_also_has_its_last_model_measured_at_the_sites(
+    everyone: list[SummingSite], tmp_path: Path
+) -> None:
+    config = run_config("federation.rounds=9", "federation.patience=2")
+    made = federation(config, everyone, tmp_path, scores=lambda _round: 0.5)
+
+    run_whole(made, start(config))
+
+    assert everyone[0].evaluated == [2]
+
+
+def test_sites_of_one_task_share_the_arrays_they_are_sent(
+    everyone: list[SummingSite], tmp_path: Path
+) -> None:
+    config = run_config()
+    cards = {site.name: site.describe() for site in everyone}
+    plans = dict.fromkeys(TASKS, TrainPlan(proximal_mu=0.0))
+
+    requests = train_requests(
+        plans, cards, config, run="run", server_round=1, model=model(), evaluating=["north"]
+    )
+
+    assert requests["north"].arrays is requests["harbour"].arrays
+    assert [site for site, request in requests.items() if request.evaluates] == ["north"]
+
+
+def test_every_site_is_told_the_same_and_nothing_of_where_pictures_lie(
+    everyone: list[SummingSite], tmp_path: Path
+) -> None:
+    config = run_config("federation.rounds=1", "tracking.uri=https://ann:secret@example.org/mlflow")
+
+    run_whole(federation(config, everyone, tmp_path), start(config))
+
+    heard = {site.requests[0].config_json for site in everyone}
+    assert heard == {canonical_json(told(config))}
+    (text,) = heard
+    assert "secret" not in text
+    assert "phantom" not in text
+    told_config = RunConfig.model_validate_json(text)
+    assert {site.name: site.task for site in told_config.sites} == TASKS
+    assert told_config.federation == config.federation
 
 
 def test_the_model_is_measured_before_training_and_always_after_the_last_round(
@@ -455,7 +579,8 @@ def test_a_run_continued_from_its_checkpoint_has_the_bits_of_an_undisturbed_one(
     with pytest.raises(StoppedError):
         run_whole(broken, start(config))
     kept = load_checkpoint(broken.files.checkpoint, config_digest=config_digest(config))
-    continued = run_rounds(federation(config, everyone, tmp_path / "broken"), kept, untrained=None)
+    again = federation(config, everyone, tmp_path / "broken")
+    continued = run_rounds(again, kept, untrained=None).state
 
     assert kept.server_round == 2
     assert continued.server_round == undisturbed.server_round
@@ -478,28 +603,274 @@ def test_a_checkpoint_of_another_configuration_is_refused(
 
 def test_two_nodes_of_one_name_are_refused() -> None:
     twins = [SummingSite("north"), SummingSite("north")]
-    exchange = Exchange(GridInThisProcess(twins), run="run", stop=threading.Event())
+    exchange = an_exchange(GridInThisProcess(twins), tasks=TASKS)
 
     with pytest.raises(RunError, match="two nodes say they are site north"):
-        exchange.discover(["north"], wait_s=1.0, waiting_for=lambda _: None)
+        exchange.discover(wait_s=1.0, waiting_for=lambda _: None)
 
 
 def test_a_site_that_is_not_of_the_run_is_left_out() -> None:
     sites = [SummingSite("north"), SummingSite("coast")]
-    exchange = Exchange(GridInThisProcess(sites), run="run", stop=threading.Event())
+    exchange = an_exchange(GridInThisProcess(sites), tasks={"north": "chestx"})
 
-    found: Discovery = exchange.discover(["north"], wait_s=1.0, waiting_for=lambda _: None)
+    found: Discovery = exchange.discover(wait_s=1.0, waiting_for=lambda _: None)
 
     assert set(found.cards) == {"north"}
 
 
 def test_waiting_ends_when_the_run_is_stopped() -> None:
-    stop = threading.Event()
-    stop.set()
-    exchange = Exchange(GridInThisProcess([]), run="run", stop=stop)
+    exchange = an_exchange(GridInThisProcess([]), tasks=TASKS, stop=lambda: True)
 
-    with pytest.raises(RunError, match="stopped"):
-        exchange.discover(["north"], wait_s=60.0, waiting_for=lambda _: None)
+    found = exchange.discover(wait_s=60.0, waiting_for=lambda _: None)
+
+    assert set(found.absent) == set(TASKS)
+
+
+# Runs that break off and are continued
+
+
+class CrashError(BaseException):
+    """Stands for the end of the process: nothing of ours may catch it."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A central result with a picture, as far as the journal looks at one."""
+
+    score: float | None
+    overlays: Mapping[str, tuple[OverlayMap, ...]]
+    reports: Mapping[str, TaskReport] = field(default_factory=dict)
+    wall_s: float = 0.0
+
+
+def seen(arrays: Arrays, server_round: int) -> Seen:
+    saliency = np.full((4, 4), 1 / 16, np.float32)
+    said = f"round {server_round}"
+    shown = OverlayMap(saliency, 1 / 3, said, mean_of(arrays), None, None)
+    return Seen({0: 0.1, 1: 0.9, 2: 0.5, 3: 0.7}[server_round], {"chestx": (shown,)})
+
+
+class CrashingJournal(Journal):
+    """Breaks off at one place of one round."""
+
+    crash: tuple[str, int] | None = None
+
+    def keep_round(self, report: RoundReport[Seen]) -> None:
+        self._maybe("before keeping", report.server_round)
+        super().keep_round(report)
+        self._maybe("before the checkpoint", report.server_round)
+
+    def round_finished(self, report: RoundReport[Seen]) -> None:
+        self._maybe("before telling", report.server_round)
+        super().round_finished(report)
+        self._maybe("after telling", report.server_round)
+
+    def _maybe(self, where: str, server_round: int) -> None:
+        if self.crash == (where, server_round):
+            raise CrashError
+
+
+class CrashingProgress(ProgressWatcher):
+    """Breaks off when the second site of a round has answered."""
+
+    crash_in = 0
+
+    def round_started(self, server_round: int, *, rounds: int, sites: Sequence[str]) -> None:
+        self.now, self.answers = server_round, 0
+
+    def site_answered(self, site: str) -> None:
+        self.answers += 1
+        if (self.now, self.answers) == (self.crash_in, 2):
+            raise CrashError
+
+
+class CrashingFiles(ModelFiles):
+    """Breaks off after the checkpoint of round 1, before its best model is written."""
+
+    @property
+    def best(self) -> Path:
+        content = self.checkpoint.read_bytes()
+        if b'\\"server_round\\": 1' in content[:20_000]:
+            raise CrashError
+        return super().best
+
+
+CRASHES = [
+    "before the checkpoint",
+    "before the best model",
+    "before telling",
+    "during round 2",
+    pytest.param("before keeping", marks=pytest.mark.slow),
+    pytest.param("after telling", marks=pytest.mark.slow),
+]
+UNKEPT = ("before keeping", "before the checkpoint")
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's tables without a run; making them anew for every test would take seconds each."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    connect(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A run as it lies on the disk when it is over."""
+
+    last: Checkpoint
+    rounds: list[RoundEntry]
+    files: ModelFiles
+    out: Path
+    mlflow_run: str
+
+
+def kept_run(
+    config: RunConfig, out: Path, *, crash: str | None = None, resume: Checkpoint | None = None
+) -> Whole:
+    """Run three rounds with a real journal, or what is left of them."""
+    if resume is None:
+        tracker = start_tracking(config, out=out, tags={})
+    else:
+        note = KeptRounds(out).read_note()
+        tracker = continue_tracking(config, note.tracking_run_id, out=out, tags={})
+    case = OverlayCase(np.zeros((64, 64, 1), np.uint8), None, "Mass?", "Mass")
+    journal = CrashingJournal(
+        config, out=out, tracker=tracker, cases={"chestx": [case]}, started_at=datetime.now(UTC)
+    )
+    if resume is None:
+        journal.begin({})
+    else:
+        journal.go_on({}, after=resume.server_round)
+    journal.crash = (crash, 1) if crash else None
+    progress = CrashingProgress()
+    progress.crash_in = 2 if crash == "during round 2" else 0
+    kind = CrashingFiles if crash == "before the best model" else ModelFiles
+    made = replace(
+        federation(config, [SummingSite(name) for name in TASKS], out),
+        evaluator=seen,
+        tracker=journal,
+        progress=progress,
+        files=kind(out / "model"),
+    )
+    begin = resume or start(config)
+    untrained = None if resume else measure_untrained(seen, begin.model)
+    last = run_rounds(made, begin, untrained=untrained).state
+    rounds = [
+        entry.model_copy(update={"wall_s": 0.0, "central_s": 0.0}) for entry in journal.rounds()
+    ]
+    return Whole(last, rounds, ModelFiles(out / "model"), out, tracker.run_id)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(database: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    out = tmp_path_factory.mktemp("undisturbed")
+    shutil.copy(database, out / "mlflow.db")
+    return kept_run(run_config("federation.strategy=fedadam"), out)
+
+
+@pytest.mark.parametrize("crash", CRASHES)
+def test_a_run_that_broke_off_anywhere_ends_as_an_undisturbed_one(
+    crash: str, undisturbed: Whole, database: Path, tmp_path: Path
+) -> None:
+    config = run_config("federation.strategy=fedadam")
+    shutil.copy(database, tmp_path / "mlflow.db")
+    with pytest.raises(CrashError):
+        kept_run(config, tmp_path, crash=crash)
+    path = ModelFiles(tmp_path / "model").checkpoint
+    state = load_checkpoint(path, config_digest=config_digest(config))
+
+    ended = kept_run(config, tmp_path, resume=state)
+
+    assert state.server_round == (0 if crash in UNKEPT else 1)
+    assert ended.last.participation == undisturbed.last.participation
+    assert ended.last.progression == undisturbed.last.progression
+    for name in ("best", "last", "checkpoint"):
+        expected = load_arrays(getattr(undisturbed.files, name))
+        arrays = load_arrays(getattr(ended.files, name))
+        assert arrays.keys() == expected.keys()
+        assert all(np.array_equal(arrays[key], expected[key]) for key in expected), name
+    assert ended.rounds == undisturbed.rounds
+    assert [entry.round for entry in ended.rounds] == [0, 1, 2, 3]
+    client = connect(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    assert [run.info.run_id for run in runs] == [ended.mlflow_run]
+    for name in ("round/score", "federated/valley/mean"):
+        history = client.get_metric_history(ended.mlflow_run, name)
+        points = {(metric.step, metric.value) for metric in history}
+        assert sorted(step for step, _ in points) == [0, 1, 2, 3]
+        # What was told just before the crash may be told again: the same number once more.
+        assert len(history) <= len(points) + (crash == "after telling")
+
+
+def test_the_rounds_kept_have_what_sites_found_and_the_pictures(undisturbed: Whole) -> None:
+    found = [
+        {site.site: site.evaluation.get("mean") for site in entry.sites}
+        for entry in undisturbed.rounds
+    ]
+    assert all(None not in by_site.values() and len(by_site) == 4 for by_site in found)
+    (first,) = KeptRounds(undisturbed.out).read(until=3)[0].maps["chestx"]
+    assert first.evidence_logits == 1 / 3
+    assert (first.prediction, first.chance_energy) == ("round 0", None)
+
+
+def test_a_run_whose_mlflow_run_is_gone_is_told_anew_in_another(
+    database: Path, tmp_path: Path
+) -> None:
+    config = run_config("federation.strategy=fedadam")
+    shutil.copy(database, tmp_path / "mlflow.db")
+    with pytest.raises(CrashError):
+        kept_run(config, tmp_path, crash="during round 2")
+    shutil.copy(database, tmp_path / "mlflow.db")
+    path = ModelFiles(tmp_path / "model").checkpoint
+
+    ended = kept_run(
+        config, tmp_path, resume=load_checkpoint(path, config_digest=config_digest(config))
+    )
+
+    client = connect(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    history = client.get_metric_history(ended.mlflow_run, "round/score")
+    assert [metric.step for metric in history] == [0, 1, 2, 3]
+
+
+def test_a_stopped_run_gives_up_its_round_and_can_be_continued(
+    everyone: list[SummingSite], tmp_path: Path
+) -> None:
+    config = run_config()
+    whole = run_whole(federation(config, everyone, tmp_path / "whole"), start(config))
+    stops = [False]
+
+    class StoppingSite(SummingSite):
+        def train(self, request: TrainRequest) -> Update | Refusal:
+            stops[0] = request.server_round == 2
+            return super().train(request)
+
+    class SilentInRoundTwo(GridInThisProcess):
+        def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+            came = list(super().pull_messages(message_ids))
+            return came[:2] if stops[0] else came
+
+    sites = [SummingSite("north"), *(StoppingSite(name) for name in list(TASKS)[1:])]
+    made = federation(
+        config, sites, tmp_path / "stopped", stop=lambda: stops[0], grid=SilentInRoundTwo(sites)
+    )
+
+    stopped = run_rounds(made, start(config), untrained=measure_untrained(made.evaluator, model()))
+
+    assert stopped.was_stopped
+    assert stopped.state.server_round == 1
+    assert len(measured(made)[1]) == 2  # of the two that had answered
+    judged = verdict(
+        stopped.state.participation, sites=list(TASKS), required_sites=[], stopped_after=1
+    )
+    assert judged.status is Status.PARTIAL
+    assert judged.reasons == ("stopped by the coordinator after round 1.",)
+    kept = load_checkpoint(made.files.checkpoint, config_digest=config_digest(config))
+    stops[0] = False
+    again = federation(config, everyone, tmp_path / "stopped")
+    continued = run_rounds(again, kept, untrained=None)
+    assert not continued.was_stopped
+    assert all(np.array_equal(continued.state.model[n], a) for n, a in whole.model.items())
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:

@@ -19,7 +19,7 @@ MODEL = {
 
 def update(site: str, task: str, num_examples: int, **arrays: np.ndarray) -> Update:
     named = {name.replace("__", "."): array.astype(np.float32) for name, array in arrays.items()}
-    return Update("run", 1, site, task, num_examples, 1, {}, named)
+    return Update("run", 1, site, task, num_examples, 1, {}, {}, named)
 
 
 def test_the_trunk_is_merged_over_all_and_each_head_over_its_holders() -> None:
@@ -82,7 +82,7 @@ SHAPES = {"trunk.w": (3,), "heads.chestx.w": (2,)}
 def good(**changes: object) -> Update:
     arrays = {"trunk.w": np.ones(3, np.float32), "heads.chestx.w": np.ones(2, np.float32)}
     values = {"num_examples": 5, "arrays": arrays, **changes}
-    return Update("run", 1, "north", "chestx", num_steps=1, metrics={}, **values)  # type: ignore[arg-type]
+    return Update("run", 1, "north", "chestx", num_steps=1, metrics={}, evaluation={}, **values)  # type: ignore[arg-type]
 
 
 def with_array(name: str, array: np.ndarray) -> Update:

@@ -1,0 +1,67 @@
+"""What a site keeps of a run between rounds, and for how long."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from client.state import LocalState
+from common.errors import DataError, RunError
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> LocalState:
+    return LocalState(tmp_path, site="north", run="run-1")
+
+
+def arrays(value: float) -> dict[str, np.ndarray]:
+    return {"heads.chestx.w": np.full((2,), value, np.float32)}
+
+
+def value_before(state: LocalState, server_round: int) -> float | None:
+    kept = state.load(before=server_round)
+    return float(kept["heads.chestx.w"][0]) if kept else None
+
+
+def test_before_the_first_round_there_is_nothing(state: LocalState) -> None:
+    assert state.load(before=1) == {}
+
+
+def test_a_round_starts_from_the_last_one_before_it_that_this_site_trained(
+    state: LocalState,
+) -> None:
+    state.save(arrays(1.0), server_round=1)
+    state.save(arrays(3.0), server_round=3)
+
+    assert [value_before(state, n) for n in (1, 2, 3, 4, 9)] == [None, 1.0, 1.0, 3.0, 3.0]
+
+
+def test_two_rounds_are_kept(state: LocalState, tmp_path: Path) -> None:
+    for number in (1, 2, 3, 4):
+        state.save(arrays(number), server_round=number)
+
+    kept = sorted(path.name for path in (tmp_path / "north" / "run-1").iterdir())
+    assert kept == ["local-layers-00003.safetensors", "local-layers-00004.safetensors"]
+
+
+def test_a_round_that_is_done_again_takes_away_what_came_after_it(state: LocalState) -> None:
+    for number in (1, 2, 3):
+        state.save(arrays(number), server_round=number)
+
+    state.save(arrays(2.5), server_round=2)
+
+    assert value_before(state, 3) == 2.5
+    assert value_before(state, 9) == 2.5
+
+
+def test_a_damaged_file_is_an_error_that_names_it(state: LocalState, tmp_path: Path) -> None:
+    state.save(arrays(1.0), server_round=1)
+    (tmp_path / "north" / "run-1" / "local-layers-00001.safetensors").write_bytes(b"damaged")
+
+    with pytest.raises(DataError, match=r"local-layers-00001\.safetensors: cannot be read"):
+        state.load(before=2)
+
+
+def test_a_name_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="cannot name a folder"):
+        LocalState(tmp_path, site="north", run="../other")
