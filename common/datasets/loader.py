@@ -1,6 +1,6 @@
 """From a shard to batches: pictures as the network sees them, regions on its token grid."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from common.datasets.sample import Batch
 from common.datasets.shard import Shard, lesion_masks
 from common.errors import DataError
 from common.tasks import Task
-from common.transforms import Augmentation, Warp, jitter, normalise, random_warp
+from common.transforms import EVERY_ROW, Augmentation, Warp, jitter, normalise, random_warp
 
 
 def batches(
@@ -26,6 +26,7 @@ def batches(
     augment: AugmentConfig | None,
     seed: int,
     shuffle: bool = True,
+    rows_of: Callable[[int], slice] | None = None,
 ) -> Iterator[Batch]:
     """Yield one epoch of a part. The last batch may be smaller; equal seeds give equal epochs.
 
@@ -38,18 +39,22 @@ def batches(
         augment: What to do at random; None: nothing.
         seed: Of order and augmentation; give every epoch its own.
         shuffle: Whether to draw the order.
+        rows_of: From a batch's size to the rows of it that are made, as several processes share
+            one epoch; None: all.
     """
     generator = torch.Generator().manual_seed(seed)
     chosen = shard.indices(part)
     if shuffle:
         chosen = chosen[torch.randperm(len(chosen), generator=generator).numpy()]
     for start in range(0, len(chosen), batch_size):
+        whole = chosen[start : start + batch_size]
         yield make_batch(
             shard,
-            chosen[start : start + batch_size],
+            whole,
             task=task,
             grid=grid,
             augmentation=None if augment is None else Augmentation(augment, generator),
+            rows=EVERY_ROW if rows_of is None else rows_of(len(whole)),
         )
 
 
@@ -70,6 +75,7 @@ def make_batch(
     task: Task,
     grid: tuple[int, int],
     augmentation: Augmentation | None = None,
+    rows: slice = EVERY_ROW,
 ) -> Batch:
     """Return these pictures as a batch; there may be none, as Poisson sampling asks for.
 
@@ -82,6 +88,8 @@ def make_batch(
         task: The task as the run restricts it, with the labels of the shard.
         grid: (h, w) of the network's tokens.
         augmentation: What to do at random; None: nothing.
+        rows: Which rows of the batch to make, at least one if it has any. Random numbers are
+            drawn for all of it, so that a picture is augmented alike whoever makes it.
 
     Raises:
         DataError: The shard was prepared for another task or other labels.
@@ -91,12 +99,13 @@ def make_batch(
             f"the shard was prepared for {shard.task} {shard.labels}, the run asks for "
             f"{task.name} {task.labels}; prepare it again with this configuration."
         )
+    batch, indices = len(indices), indices[rows]
     pixels = torch.from_numpy(shard.images[indices])  # (B, S, S, C) uint8
     picture = pixels.permute(0, 3, 1, 2).float() / 255
     warp = None
-    if augmentation is not None and len(indices):
-        warp = random_warp(len(indices), shard.images.shape[1], augmentation)
-        picture = jitter(warp(picture), augmentation)
+    if augmentation is not None and batch:
+        warp = random_warp(batch, shard.images.shape[1], augmentation, rows=rows)
+        picture = jitter(warp(picture), augmentation, batch=batch, rows=rows)
     coverage = _coverage(shard, indices, task=task, grid=grid, warp=warp)
     return Batch(
         image=normalise(picture),

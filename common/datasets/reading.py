@@ -1,7 +1,7 @@
 """Reads a source's records one by one into preprocessed pictures, or says why not."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from common.config import PreprocessConfig
 from common.datasets.duplicates import Signature, signature
-from common.datasets.record import CaseRegion, Exclusion, Source
-from common.datasets.source_traits import official_split_of
+from common.datasets.kept_reading import kept_or_read
+from common.datasets.picture_store import PictureStore
+from common.datasets.record import CaseRegion, Exclusion, Record, Region, Source
+from common.datasets.source_traits import Tabled, official_split_of
 from common.errors import DataError
 from common.preprocess import Preprocessed, preprocess
 from common.tasks import Task
@@ -46,8 +48,14 @@ class ReadPicture:
 
 
 def read_all(
-    source: Source, *, task: Task, size_px: int, config: PreprocessConfig, workers: int = 1
-) -> Iterator[tuple[ReadPicture, Preprocessed] | Exclusion]:
+    source: Source,
+    *,
+    task: Task,
+    size_px: int,
+    config: PreprocessConfig,
+    workers: int = 1,
+    store: PictureStore | None = None,
+) -> Generator[tuple[ReadPicture, Preprocessed] | Exclusion]:
     """Yield every record in order, read and preprocessed, or why it is left out.
 
     Args:
@@ -56,28 +64,47 @@ def read_all(
         size_px: Side of the result.
         config: The task's preprocessing.
         workers: Threads; few pictures are in memory at once however many there are.
+        store: Where pictures that lie in files are taken from and kept; None: nowhere.
     """
     waiting: deque[Future[tuple[ReadPicture, Preprocessed] | Exclusion]] = deque()
     with ThreadPoolExecutor(max_workers=workers) as pool:
-        for index in range(len(source)):
-            waiting.append(pool.submit(_read, source, index, task, size_px, config))
-            if len(waiting) >= READ_AHEAD * workers:
+        try:
+            for index in range(len(source)):
+                waiting.append(
+                    pool.submit(
+                        _read,
+                        source,
+                        index,
+                        task=task,
+                        size_px=size_px,
+                        config=config,
+                        store=store,
+                    )
+                )
+                if len(waiting) >= READ_AHEAD * workers:
+                    yield waiting.popleft().result()
+            while waiting:
                 yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _read(
-    source: Source, index: int, task: Task, size_px: int, config: PreprocessConfig
+    source: Source,
+    index: int,
+    *,
+    task: Task,
+    size_px: int,
+    config: PreprocessConfig,
+    store: PictureStore | None,
 ) -> tuple[ReadPicture, Preprocessed] | Exclusion:
+    split = official_split_of(source, index)
     try:
+        if store is not None and isinstance(source, Tabled):
+            record = source.records[index]
+            return _kept(record, split, task=task, size_px=size_px, config=config, store=store)
         case = source.load(index)
-        if len(case.targets) != task.num_logits or case.image.shape[2:] != (task.channels,):
-            raise DataError(
-                f"{case.row}: {len(case.targets)} targets and pixels {case.image.shape} for task "
-                f"{task.name}, which has {task.num_logits} logits and {task.channels} channels; "
-                "the source must be opened for this task."
-            )
+        _refuse_misfit(case.row, case.targets, case.image.shape, task)
         masks = [region.mask for region in case.regions]
         prepared = preprocess(case.image, masks, size_px=size_px, config=config)
     except DataError as error:
@@ -86,7 +113,7 @@ def _read(
         row=case.row,
         patient=case.patient,
         targets=case.targets,
-        official_split=official_split_of(source, index),
+        official_split=split,
         signature=signature(case.image),
         width=case.image.shape[1],
         height=case.image.shape[0],
@@ -96,5 +123,49 @@ def _read(
     return read, prepared
 
 
-def _described(region: CaseRegion, mask: NDArray[np.bool_]) -> ReadRegion:
+def _kept(
+    record: Record,
+    split: str | None,
+    *,
+    task: Task,
+    size_px: int,
+    config: PreprocessConfig,
+    store: PictureStore,
+) -> tuple[ReadPicture, Preprocessed]:
+    kept, outlines = kept_or_read(
+        record, channels=task.channels, size_px=size_px, config=config, store=store
+    )
+    _refuse_misfit(record.row, record.targets, kept.image.shape, task)
+    marked = [
+        (region, outline.mask)
+        for region, outline in zip(record.regions, outlines, strict=True)
+        if outline.is_marked
+    ]
+    read = ReadPicture(
+        row=record.row,
+        patient=record.patient,
+        targets=record.targets,
+        official_split=split,
+        signature=kept.signature,
+        width=kept.width,
+        height=kept.height,
+        regions=tuple(_described(region, mask) for region, mask in marked),
+        skipped=kept.skipped,
+    )
+    masks = tuple(mask for _, mask in marked)
+    return read, Preprocessed(image=kept.image, masks=masks, skipped=kept.skipped)
+
+
+def _refuse_misfit(
+    row: str, targets: tuple[float, ...], shape: tuple[int, ...], task: Task
+) -> None:
+    if len(targets) != task.num_logits or shape[2:] != (task.channels,):
+        raise DataError(
+            f"{row}: {len(targets)} targets and pixels {shape} for task {task.name}, which has "
+            f"{task.num_logits} logits and {task.channels} channels; the source must be opened "
+            "for this task."
+        )
+
+
+def _described(region: CaseRegion | Region, mask: NDArray[np.bool_]) -> ReadRegion:
     return ReadRegion(region.kind, region.name, region.label, float(mask.mean()))

@@ -48,7 +48,7 @@ class Drawn(Protocol):
 def identity_of(source: Source) -> str | None:
     """Return a digest of all that a source would deliver, or None where it cannot be told.
 
-    Files count by path, size and time of change; their pixels are not read.
+    Files count by path, size, time of change and inode; their pixels are not read.
     """
     if isinstance(source, Identified):
         return source.identity()
@@ -72,8 +72,8 @@ def at_size(source: Source, size_px: int) -> Source:
     return source.drawn_at(size_px) if isinstance(source, Drawn) else source
 
 
-def _state(path: Path) -> tuple[int, int] | None:
+def _state(path: Path) -> tuple[int, int, int] | None:
     if not path.is_file():
         return None
     status = path.stat()
-    return status.st_size, status.st_mtime_ns
+    return status.st_size, status.st_mtime_ns, status.st_ino

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from common.config import FileSource
 from common.datasets.image_file import read_image
 from common.datasets.labels import LeftOut
@@ -114,25 +117,35 @@ class FileSourceTable:
         the lesion is absent.
         """
         record = self.records[index]
-        try:
-            image = read_image(record.image, channels=self.channels)
-            size = (image.shape[1], image.shape[0])
-            regions = [
-                CaseRegion(
-                    kind=r.kind, name=r.name, label=r.label, mask=region_pixels(r, size=size)
-                )
-                for r in record.regions
-            ]
-        except DataError as error:
-            raise DataError(f"{record.row}: {error}") from error
+        image, masks = read_pixels(record, channels=self.channels)
+        regions = [
+            CaseRegion(kind=region.kind, name=region.name, label=region.label, mask=mask)
+            for region, mask in zip(record.regions, masks, strict=True)
+            if mask.any()
+        ]
         return Case(
             image=image,
             patient=record.patient,
             site=record.site,
             targets=record.targets,
-            regions=tuple(region for region in regions if region.mask.any()),
+            regions=tuple(regions),
             row=record.row,
         )
+
+
+def read_pixels(
+    record: Record, *, channels: int
+) -> tuple[NDArray[np.uint8], list[NDArray[np.bool_]]]:
+    """Return a record's picture (H, W, C) and the mask (H, W) of each of its regions.
+
+    Raises DataError naming row, file and remedy.
+    """
+    try:
+        image = read_image(record.image, channels=channels)
+        size = (image.shape[1], image.shape[0])
+        return image, [region_pixels(region, size=size) for region in record.regions]
+    except DataError as error:
+        raise DataError(f"{record.row}: {error}") from error
 
 
 def file_source(
