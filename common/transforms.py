@@ -15,6 +15,7 @@ from common.config import AugmentConfig
 # ImageNet's, which the pretrained encoders expect; a grey picture gets them per channel too.
 MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
+EVERY_ROW = slice(None)
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,9 @@ class Warp:
         )
 
 
-def random_warp(batch: int, size_px: int, augmentation: Augmentation) -> Warp:
+def random_warp(
+    batch: int, size_px: int, augmentation: Augmentation, *, rows: slice = EVERY_ROW
+) -> Warp:
     """Draw flips, rotation, shear, scale, translation and elastic deformation for each picture.
 
     The elastic part is a free-form deformation (Rueckert et al. 1999, "Nonrigid registration using
@@ -57,12 +60,14 @@ def random_warp(batch: int, size_px: int, augmentation: Augmentation) -> Warp:
         batch: Number of pictures B.
         size_px: Side S of the pictures.
         augmentation: Ranges and randomness.
+        rows: Which of the pictures the warp is for; the draws are the batch's.
     """
     config, generator = augmentation.config, augmentation.generator
-    matrices = _affine(batch, config, generator)  # (B, 2, 3)
-    grid = functional.affine_grid(matrices, [batch, 1, size_px, size_px], align_corners=False)
+    matrices = _affine(batch, config, generator)[rows]  # (B, 2, 3)
+    shape = [len(matrices), 1, size_px, size_px]
+    grid = functional.affine_grid(matrices, shape, align_corners=False)
     if config.elastic_alpha_px > 0:
-        grid = grid + _elastic(batch, size_px, config, generator)
+        grid = grid + _elastic(batch, size_px, config, generator, rows)
     return Warp(grid)
 
 
@@ -103,29 +108,39 @@ def _spline_weights(size_px: int, spacing_px: float) -> Tensor:
     return torch.from_numpy(weights.astype(np.float32))
 
 
-def _elastic(batch: int, size_px: int, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+def _elastic(
+    batch: int, size_px: int, config: AugmentConfig, generator: torch.Generator, rows: slice
+) -> Tensor:
     """Return (B, S, S, 2) displacements in grid_sample's coordinates."""
     weights = _spline_weights(size_px, config.elastic_sigma_px)
     points = weights.shape[1]
     alpha = config.elastic_alpha_px * 2 / size_px
-    nodes = _uniform((batch, 2, points, points), -alpha, alpha, generator)
+    nodes = _uniform((batch, 2, points, points), -alpha, alpha, generator)[rows]
     field = weights @ nodes @ weights.T  # (B, 2, n, n) -> (B, 2, S, S)
     return field.permute(0, 2, 3, 1)
 
 
-def jitter(pictures: Tensor, augmentation: Augmentation) -> Tensor:
+def jitter(
+    pictures: Tensor,
+    augmentation: Augmentation,
+    *,
+    batch: int | None = None,
+    rows: slice = EVERY_ROW,
+) -> Tensor:
     """Change brightness and contrast of each picture; values stay in [0, 1].
 
     Args:
         pictures: (B, C, S, S) in [0, 1].
         augmentation: Ranges and randomness.
+        batch: Size of the batch to draw for; None: these pictures are the batch.
+        rows: Which of the batch the pictures are.
     """
     config, generator = augmentation.config, augmentation.generator
     if config.brightness == 0 and config.contrast == 0:
         return pictures
-    shape = (len(pictures), 1, 1, 1)
-    shift = _uniform(shape, -config.brightness, config.brightness, generator)
-    slope = _uniform(shape, 1 - config.contrast, 1 + config.contrast, generator)
+    shape = (len(pictures) if batch is None else batch, 1, 1, 1)
+    shift = _uniform(shape, -config.brightness, config.brightness, generator)[rows]
+    slope = _uniform(shape, 1 - config.contrast, 1 + config.contrast, generator)[rows]
     centre = pictures.mean(dim=(1, 2, 3), keepdim=True)
     return ((pictures - centre) * slope + centre + shift).clamp(0, 1)
 
