@@ -1,10 +1,25 @@
 """Files that must start in a blink, and be readable alone, load no heavy library."""
 
+import os
+import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+REPOSITORY = Path(__file__).parents[2]
+PLAN = "plan"  # builds a run's network: `fovea launch` loads it when it comes to that
+OPERATIONS = sorted(
+    f"server.operations.{path.stem}"
+    for path in (REPOSITORY / "server" / "operations").glob("*.py")
+    if path.stem not in ("__init__", PLAN)
+)
+COMMANDS = sorted(
+    f"client.commands.{path.stem}"
+    for path in (REPOSITORY / "client" / "commands").glob("*.py")
+    if path.stem != "__init__"
+)
 LIGHT = [
     "common.config",
     "common.config_file",
@@ -18,17 +33,82 @@ LIGHT = [
     "common.schedule",
     "common.local_site",
     "client.app",
+    "client.preflight",
+    "client.prepare",
+    "common.derived_seed",
+    "client.cli",
+    "client.policy",
+    "client.policy_file",
+    "client.approvals",
+    "client.manifest_diff",
+    "client.audit",
+    "client.service",
+    "client.connector",
+    "client.desk",
+    "client.status",
+    *COMMANDS,
     "server.app",
     "server.cli",
     "server.participation",
     "server.summary",
     "server.comparison",
+    *OPERATIONS,
 ]
 HEAVY = ("torch", "torchvision", "timm", "captum", "opacus", "mlflow", "ray")
 
 
-@pytest.mark.parametrize("module", LIGHT)
-def test_light_room_loads_no_heavy_library(module: str) -> None:
-    code = f"import sys, {module}; print(*[m for m in {HEAVY} if m in sys.modules])"
+def loaded_by(*modules: str) -> dict[str, list[str]]:
+    """Heavy libraries that each module loads, in one process as long as there are none."""
+    lines = [
+        f"import {module}; print({module!r}, *[m for m in {HEAVY} if m in sys.modules])"
+        for module in modules
+    ]
+    code = "import sys\n" + "\n".join(lines)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == ""
+    return {words[0]: words[1:] for words in map(str.split, done.stdout.splitlines())}
+
+
+def test_light_rooms_load_no_heavy_library() -> None:
+    found = loaded_by(*LIGHT)
+    # The first that is not empty is to blame; the others came after it in the same process.
+    assert next(((room, heavy) for room, heavy in found.items() if heavy), None) is None
+    assert len(found) == len(LIGHT)
+
+
+def test_a_heavy_room_would_be_seen() -> None:
+    assert "torch" in loaded_by("common.seed")["common.seed"]
+
+
+@pytest.mark.parametrize("program", ["client.cli", "server.cli"])
+@pytest.mark.parametrize("arguments", [("--help",), ("status",)])
+def test_programs_answer_in_under_half_a_second(
+    tmp_path: Path, program: str, arguments: tuple[str, ...]
+) -> None:
+    """Processor time of the whole process, user and system, the least of five starts.
+
+    Not wall time, which other work on the machine would make longer; the command waits for
+    nothing, so on an idle machine the two are the same.
+    """
+    code = (
+        f"import atexit, sys; from {program} import main; "
+        f"heavy = lambda: [m for m in {HEAVY} if m in sys.modules]; "
+        "atexit.register(lambda: print('loaded', *heavy(), file=sys.stderr)); main()"
+    )
+    homes = {"FOVEA_SITE_HOME": str(tmp_path), "FOVEA_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", code, *arguments]
+    seconds = []
+    for _ in range(5):
+        before = seconds_of_children()
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=os.environ | homes
+        )
+        seconds.append(seconds_of_children() - before)
+        assert done.returncode != 2, done.stderr  # 2: no such command
+        assert "Traceback" not in done.stderr
+        assert done.stderr.strip().endswith("loaded")
+    assert min(seconds) < 0.5
+
+
+def seconds_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

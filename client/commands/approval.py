@@ -1,0 +1,141 @@
+"""What a person at the site decides on runs: look at them, approve, revoke."""
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from client.commands.terminal import as_json, present, record, site_command
+from client.home import SiteHome
+from client.ownership import person
+from common.errors import ConfigError
+
+if TYPE_CHECKING:
+    from client.kept_manifest import Kept
+
+
+@click.command()
+@click.option("--all", "is_all", is_flag=True, help="Also runs that were approved or revoked.")
+@as_json
+@site_command
+def waiting(home: SiteHome, is_all: bool, as_json: bool) -> None:
+    """List the runs that wait for approval, by the digest of their manifest.
+
+    \b
+    fovea-site waiting                what waits
+    fovea-site approve demo-3         look at a run, then approve it
+    fovea-site waiting --all --json   everything ever seen, with differences, for machines
+
+    Exit codes: 0 listed, 1 an error (the message says the remedy), 2 wrong usage.
+    """  # noqa: D301 - click's mark for lines that stay as they are
+    from client.approvals import Approvals  # noqa: PLC0415 - brings the schema
+    from client.commands.manifests import as_record  # noqa: PLC0415 - likewise
+
+    approvals, now = Approvals(home.approvals), present()
+    listed = approvals.waiting()
+    if is_all:
+        listed += approvals.approved() + approvals.revoked()
+    if as_json:
+        click.echo(json.dumps([as_record(home, kept, now=now) for kept in listed], indent=2))
+        return
+    if not listed:
+        click.echo("No run waits for approval.")
+        return
+    Console().print(_listing(listed, now))
+
+
+def _listing(listed: Sequence["Kept"], now: datetime) -> Table:
+    table = Table("run", header_style="bold")
+    for name in ("manifest", "state", "since", "expires"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("by")
+    for kept in listed:
+        since = kept.decided_at or kept.first_seen
+        expires = f"{kept.expires_at:%Y-%m-%d}"
+        table.add_row(
+            escape(kept.run),
+            kept.digest[:16],
+            kept.state,
+            f"{since:%Y-%m-%d}",
+            f"[red]{expires}[/]" if now >= kept.expires_at else expires,
+            escape(kept.decided_by or ""),
+        )
+    return table
+
+
+@click.command()
+@click.argument("run_or_digest", metavar="RUN|DIGEST")
+@click.option("--yes", is_flag=True, help="Do not ask; for scripts of people who have looked.")
+@site_command
+def approve(home: SiteHome, run_or_digest: str, yes: bool) -> None:
+    """Show what a waiting run would do here and how it differs, then approve it.
+
+    RUN is its name; of DIGEST, the SHA-256 of its manifest, 8 characters are enough. What is
+    approved is this manifest and no other: a run that is changed waits again. The bounds of
+    policy.yaml hold all the same.
+
+    \b
+    fovea-site approve demo-3
+    fovea-site approve 3f9c01ab
+
+    Exit codes: 0 approved, 1 not approved (the message says why), 2 wrong usage.
+    """  # noqa: D301 - click's mark for lines that stay as they are
+    from client.approvals import Approvals  # noqa: PLC0415 - brings the schema
+    from client.commands.manifests import show  # noqa: PLC0415 - likewise
+
+    approvals, now = Approvals(home.approvals), present()
+    found = approvals.find(run_or_digest)
+    open_ones = [kept for kept in found if kept.state != "approved"]
+    if not open_ones:
+        click.echo(f"{found[-1].run} was approved already, by {found[-1].decided_by}.")
+        return
+    if len(open_ones) > 1:
+        digests = ", ".join(
+            f"{kept.digest[:16]} ({kept.state}, seen {kept.first_seen:%Y-%m-%d %H:%M})"
+            for kept in open_ones
+        )
+        raise ConfigError(f"{run_or_digest!r} stands for several manifests: {digests}. Give one.")
+    chosen = open_ones[0]
+    if now >= chosen.expires_at:
+        raise ConfigError(
+            f"{chosen.run}: its manifest expired on {chosen.expires_at:%Y-%m-%d %H:%M}. Ask the "
+            "coordinator to launch the run again."
+        )
+    show(home, chosen, Console(), now=now)
+    if not yes:
+        click.confirm(f"Approve {chosen.run}?", abort=True)
+    by = person()
+    # First the log: an approval that is in force is never missing from it.
+    record(home, "run-approved", run=chosen.run, manifest=chosen.digest, by=by)
+    approvals.approve(chosen.digest, now, by)
+    click.echo(f"Approved {chosen.run}, manifest {chosen.digest}.")
+
+
+@click.command()
+@click.argument("run_or_digest", metavar="RUN|DIGEST")
+@click.option("--reason", default="", help="Kept in the audit log; it does not leave the site.")
+@site_command
+def revoke(home: SiteHome, run_or_digest: str, reason: str) -> None:
+    """Withdraw from a run: every further request of it is refused, at once.
+
+    RUN means all manifests of that name. What was already sent cannot be called back. It also
+    ends the standing rule of policy.yaml until a person approves a run again.
+
+    \b
+    fovea-site revoke demo-3 --reason "ethics vote withdrawn"
+
+    Exit codes: 0 revoked, 1 an error (the message says the remedy), 2 wrong usage.
+    """  # noqa: D301 - click's mark for lines that stay as they are
+    from client.approvals import Approvals  # noqa: PLC0415 - brings the schema
+
+    by = person()
+    # First the deed: a full disk must not keep a site from withdrawing.
+    revoked = Approvals(home.approvals).revoke(run_or_digest, present(), by)
+    for kept in revoked:
+        record(home, "run-revoked", run=kept.run, manifest=kept.digest, by=by, reason=reason)
+        click.echo(f"Revoked {kept.run}, manifest {kept.digest}.")
