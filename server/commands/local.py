@@ -1,0 +1,115 @@
+"""Commands that need no federation: simulate one here, look at what a run has learned."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from common.config_file import load_config
+from common.errors import FoveaError
+from server.commands.failing import EXIT_BY_VERDICT, fail
+from server.comparison import between
+from server.summary import FILE_NAME, read_summary
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Folder that relative paths of the configuration's sources start from.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder for everything the run writes.  [default: out/<name of the run>]",
+)
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change one key for this run, e.g. --set train.epochs=2. Repeatable.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON, nothing else.")
+def simulate(
+    config: Path, data: Path | None, out: Path | None, overrides: tuple[str, ...], as_json: bool
+) -> None:
+    """Run the federation that CONFIG describes on this machine.
+
+    Every site trains through Flower's simulation engine on its own prepared shard; the
+    aggregated model is measured on the reference sets after each round. The folder OUT then
+    holds summary.json, index.html, the pictures, the model and the MLflow database.
+
+    Exit codes: 0 complete, 1 an error (the message says the remedy), 2 wrong usage,
+    3 the run is partial, 4 the run failed.
+    """
+    console = Console(stderr=as_json)
+    try:
+        loaded = load_config(config, overrides)
+        out = (out or Path("out") / loaded.run.name).resolve()
+        from server.experiment import run_experiment  # noqa: PLC0415 - brings torch and mlflow
+
+        summary = run_experiment(loaded, data_root=data, out=out, console=console)
+    except FoveaError as error:
+        fail(error)
+    if as_json:
+        click.echo(json.dumps(summary.model_dump(mode="json"), indent=2))
+    sys.exit(EXIT_BY_VERDICT[summary.verdict])
+
+
+@click.command()
+@click.argument("out", type=click.Path(path_type=Path), default=Path("out/demo"))
+@click.option("--first", type=int, help="Round on the left; 0 is before training.  [default: 0]")
+@click.option("--last", type=int, help="Round on the right.  [default: the last evaluated]")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON instead.")
+def show(out: Path, first: int | None, last: int | None, as_json: bool) -> None:
+    """Show again what the run in the folder OUT has learned, between any two of its rounds."""
+    try:
+        summary = read_summary(out / FILE_NAME)
+        evaluated = [entry.round for entry in summary.rounds if entry.central]
+        if evaluated:
+            left = evaluated[0] if first is None else first
+            right = evaluated[-1] if last is None else last
+            summary = between(summary, left, right)
+    except FoveaError as error:
+        fail(error)
+    if as_json:
+        click.echo(json.dumps(summary.model_dump(mode="json"), indent=2))
+        return
+    from server.report import render_table  # noqa: PLC0415 - brings matplotlib
+
+    render_table(summary, Console())
+
+
+@click.command()
+@click.argument("out", type=click.Path(path_type=Path), default=Path("out/demo"))
+@click.option(
+    "--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Local port."
+)
+def dashboard(out: Path, port: int) -> None:
+    """Open MLflow on the run in the folder OUT.
+
+    It listens on 127.0.0.1 only; nothing is sent anywhere. Stop it with Ctrl-C.
+    """
+    database = out / "mlflow.db"
+    if not database.is_file():
+        fail(
+            FoveaError(
+                f"{database}: not found. Give the folder of a run (`fovea simulate … --out DIR`), "
+                "or open the tracking server that the run's configuration names."
+            )
+        )
+    environment = os.environ | {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven processes for GenAI jobs
+        "PYTHONWARNINGS": "ignore",  # deprecations inside MLflow's own server
+    }
+    click.echo(f"MLflow for {out} at http://127.0.0.1:{port}  (Ctrl-C stops it)")
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--backend-store-uri", f"sqlite:///{database.resolve()}", "--workers", "1"]
+    os.execve(sys.executable, command, environment)  # noqa: S606 - our own interpreter, no shell

@@ -1,0 +1,62 @@
+"""What a run's process will need, tried before any site hears of the run. Brings torch."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from common.config import AnySource, PoolSource, ReferenceConfig, RunConfig
+from common.config_file import LoadedConfig
+from common.digests import architecture_digest
+from common.errors import ConfigError
+from common.layers import unmatched_prefixes
+from common.model.arrays import array_names, read_arrays
+from common.model.network import build_network
+from server.aggregate import AGGREGATIONS
+from server.preparation import REFERENCE, open_sources
+from server.strategies import STRATEGIES
+
+
+def planned_architecture(config: RunConfig) -> str:
+    """Return the digest of the whole network's architecture.
+
+    Raises ConfigError or ModelError for a strategy, aggregation, network or local layers that
+    cannot work.
+    """
+    STRATEGIES.get(config.federation.strategy)(config)
+    AGGREGATIONS.get(config.federation.aggregation)
+    network = build_network(config.model, config.task_table(), seed=config.seed)
+    names = array_names(network)
+    if unmatched := unmatched_prefixes(names, config.federation.local_layers):
+        raise ConfigError(
+            f"federation.local_layers: no array's name starts with {unmatched[0]!r}. Names look "
+            f"like {names[0]!r} and {names[-1]!r}."
+        )
+    return architecture_digest(read_arrays(network, names))
+
+
+def check_reference(loaded: LoadedConfig, *, data_root: Path | None) -> None:
+    """Read the tables of every reference set, their pictures unread.
+
+    Raises ConfigError or DataError when one is not there.
+    """
+    pools = loaded.run.data.pools
+    for task, reference in loaded.run.reference.items():
+        source = reference.source
+        parts: Sequence[AnySource] = (source,)
+        if isinstance(source, PoolSource) and source.pool in pools:
+            parts = pools[source.pool].sources
+        for part in parts:
+            # A pool is shared out only after all of its pictures are read: here, part by part.
+            alone = {**loaded.run.reference, task: ReferenceConfig(source=part)}
+            config = loaded.run.model_copy(update={"reference": alone})
+            open_sources(
+                replace(loaded, run=config),
+                [REFERENCE + task],
+                data_root=data_root,
+                out=loaded.root,
+                watch=_unwatched,
+            )
+
+
+def _unwatched(name: str, done: int, total: int) -> None:
+    del name, done, total

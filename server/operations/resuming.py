@@ -1,0 +1,53 @@
+"""``fovea resume``: the process of a run that was interrupted, stopped or failed, once more."""
+
+from datetime import datetime, timedelta
+
+from common.code_digest import site_code_digest
+from common.errors import RunError
+from common.manifest import expired, open_manifest, sign_manifest
+from common.signing import read_private_key
+from server.operations.federation_file import read_federation
+from server.operations.flower_control import control_of
+from server.operations.home import CoordinatorHome, RunFolder
+from server.operations.launch import start
+from server.operations.order import pinned_run_keys, read_manifest, read_order, write_manifest
+from server.operations.runs import ALIVE, RunState, view_run
+
+
+def resume(
+    home: CoordinatorHome, folder: RunFolder, *, renews_manifest: bool, now: datetime
+) -> None:
+    """Start a run's process again; it goes on after the last finished round.
+
+    Raises RunError when it runs or is over, or when its manifest has expired and is not to be
+    renewed.
+    """
+    state = view_run(folder, now).state
+    if state in ALIVE:
+        raise RunError(f"run {folder.name} is {state.value}: `fovea status` shows it.")
+    if state in (RunState.COMPLETE, RunState.PARTIAL):
+        raise RunError(f"run {folder.name} has ended {state.value}: launch a new one.")
+    _, loaded = read_order(folder)
+    signed = read_manifest(folder)
+    manifest = open_manifest(signed, run_keys=pinned_run_keys(home))
+    if renews_manifest:
+        federation = read_federation(home.federation_file)
+        until = now + timedelta(days=federation.run_days)
+        run_key = read_private_key(home.run_key)
+        values = {"issued_at": now, "expires_at": until, "code_digest": site_code_digest()}
+        write_manifest(folder, sign_manifest(manifest.model_copy(update=values), run_key))
+    elif expired(manifest, now):
+        raise RunError(
+            f"the manifest of run {folder.name} expired on {manifest.expires_at:%Y-%m-%d}. Sign a "
+            f"new one with `fovea resume {folder.name} --renew-manifest`: every site must approve "
+            "it again."
+        )
+    elif manifest.code_digest != site_code_digest():
+        raise RunError(
+            f"run {folder.name} was launched by another version of Fovea. Go back to it, or sign "
+            f"anew with `fovea resume {folder.name} --renew-manifest`: every site must approve it."
+        )
+    with control_of(home) as control:
+        control.nodes()
+        folder.stop_marker.unlink(missing_ok=True)
+        start(home, folder, loaded.run, control, now)
