@@ -170,7 +170,8 @@ class Answers:
         measured = -1 if asked.measured_round is None else asked.measured_round
         record = record.model_copy(
             update={
-                "expires_at": expires_at,
+                # Another manifest of the run may end earlier: the order outlasts both.
+                "expires_at": max(record.expires_at, expires_at),
                 "answered_at": now,
                 "answered": {**record.answered, asked.kind: answered},
                 "measured_round": max(record.measured_round, measured),

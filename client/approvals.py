@@ -16,15 +16,16 @@ from pydantic import ValidationError
 
 from client.kept_manifest import Kept, newly_seen
 from client.manifest_diff import changes_between
-from client.ownership import hand_over, make_folder
-from client.policy import Decision, Policy
+from client.ownership import as_owner, make_folder
+from client.policy import Decision, Policy, may_stand_too
 from common.errors import ConfigError, SiteError, WireError
 from common.manifest import Manifest, SignedManifest
-from common.whole_file import sync_folder, write_whole
+from common.whole_file import read_plain, sync_folder, write_whole
 
 # Who holds the run key could sign manifests without end.
 MAX_WAITING = 100
 MAX_STANDING = 100
+MAX_FILE_BYTES = 64 * 2**20  # far beyond any manifest
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _PREFIX = re.compile(r"[0-9a-f]{8,64}")
@@ -50,7 +51,11 @@ class Approvals:
             kept = self._read(signed.digest)
             if kept is not None and kept.state != "waiting":
                 return kept.state
-            if not stands(policy, manifest, self._newest_by_a_person(), now=now):
+            last = self._newest_by_a_person()
+            if not (
+                stands(policy, manifest, last, now=now)
+                and may_stand_too(policy, self._by_rule_since(last))
+            ):
                 return "waiting"
             fresh = kept or newly_seen(signed, manifest, now)
             self._decide(fresh, "approved", now, "standing rule of policy.yaml", by_rule=True)
@@ -132,6 +137,11 @@ class Approvals:
         ]
         return max(dated, key=lambda pair: pair[0])[1] if dated else None
 
+    def _by_rule_since(self, last: Kept | None) -> int:
+        decided = [kept.decided_at for kept in self._all() if kept.by_rule]
+        since = None if last is None else last.decided_at
+        return sum(at is not None and (since is None or at >= since) for at in decided)
+
     def _all(self) -> list[Kept]:
         if not self._folder.exists():
             return []
@@ -156,7 +166,7 @@ class Approvals:
             raise ConfigError(f"{digest[:70]!r}: expected the 64 characters of a digest.")
         path = self._path(digest)
         try:
-            kept = Kept.model_validate_json(path.read_bytes())
+            kept = Kept.model_validate_json(read_plain(path, at_most=MAX_FILE_BYTES))
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -181,7 +191,6 @@ class Approvals:
     def _write(self, kept: Kept) -> None:
         path = self._path(kept.digest)
         write_whole(path, kept.model_dump_json(indent=1).encode() + b"\n", mode=0o600)
-        hand_over(path)
 
     def _drop_beyond(self, most: int, oldest_first: Sequence[Kept]) -> None:
         for kept in oldest_first[: max(0, len(oldest_first) - most)]:
@@ -193,15 +202,15 @@ class Approvals:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        make_folder(self._folder)
-        lock = self._folder / ".lock"
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            hand_over(lock)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(handle)  # and with it the lock
+        with as_owner(self._folder):
+            make_folder(self._folder)
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            handle = os.open(self._folder / ".lock", flags, 0o600)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX)
+                yield
+            finally:
+                os.close(handle)  # and with it the lock
 
 
 def stands(policy: Policy, manifest: Manifest, last: Kept | None, *, now: datetime) -> bool:

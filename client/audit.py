@@ -11,7 +11,6 @@ Names, shapes, digests and counts only; never a picture, a label, a file name or
 
 import fcntl
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,12 +29,13 @@ from client.audit_lines import (
     head_of,
     head_path,
     last_line,
+    line_of,
+    open_log,
     parsed,
     read_head,
-    read_log,
     record_hash,
 )
-from client.ownership import hand_over, make_folder
+from client.ownership import as_owner, make_folder
 from common.digests import arrays_digest
 from common.errors import AuditError
 from common.signing import canonical
@@ -76,17 +76,18 @@ class AuditLog:
 
     @contextmanager
     def _locked(self) -> Iterator[int]:
-        is_new = not self._path.exists()
-        make_folder(self._path.parent)
-        file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if is_new:
-                hand_over(self._path)
-                sync_folder(self._path.parent)
-            yield file
-        finally:
-            os.close(file)  # and with it the lock
+        with as_owner(self._path.parent):
+            is_new = not self._path.exists()
+            make_folder(self._path.parent)
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+            file = os.open(self._path, flags, 0o600)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                if is_new:
+                    sync_folder(self._path.parent)
+                yield file
+            finally:
+                os.close(file)  # and with it the lock
 
     def _mended(self, file: int, now: datetime) -> Head:
         """Return the head after setting aside what a power cut left half done."""
@@ -116,7 +117,6 @@ class AuditLog:
     def _set_aside(self, file: int, start: int, torn: bytes, head: Head, now: datetime) -> Head:
         aside = self._path.with_name(f"{self._path.name}.torn-{head.count + 1}")
         write_whole(aside, torn, mode=0o600)
-        hand_over(aside)
         os.ftruncate(file, start)
         fields: Record = {
             "size_bytes": len(torn),
@@ -136,7 +136,7 @@ class AuditLog:
             "previous": head.hash,
         }
         record["hash"] = record_hash(record)
-        line = (json.dumps(record, separators=(",", ":"), allow_nan=False) + "\n").encode()
+        line = line_of(record)
         size = os.fstat(file).st_size
         try:
             written = 0
@@ -154,7 +154,6 @@ class AuditLog:
         text = canonical({"count": head.count, "hash": head.hash})
         beside = head_path(self._path)
         write_whole(beside, text.encode() + b"\n", mode=0o600)
-        hand_over(beside)
 
 
 def verify(path: Path) -> AuditReport:
@@ -162,27 +161,29 @@ def verify(path: Path) -> AuditReport:
 
     Raises AuditError when there is no such log.
     """
-    lines, noted = read_log(path)
     head = EMPTY
     noted_hash_here = EMPTY.hash  # of the record that the head names
-    for index, line in enumerate(lines):
-        if fault := fault_of(lines, index, head):
-            return AuditReport(head.count, head.hash, (f"line {index + 1}: {fault}",))
-        head = Head(head.count + 1, str(json.loads(line)["hash"]))
-        if isinstance(noted, Head) and head.count == noted.count:
-            noted_hash_here = head.hash
+    with open_log(path) as (lines, noted):
+        for number, line in enumerate(lines, start=1):
+            if fault := fault_of(line, head, lines):
+                return AuditReport(head.count, head.hash, (f"line {number}: {fault}",))
+            head = head_of(line, path)
+            if isinstance(noted, Head) and head.count == noted.count:
+                noted_hash_here = head.hash
     problem = str(noted) if isinstance(noted, AuditError) else _end(head, noted, noted_hash_here)
     return AuditReport(head.count, head.hash, (problem,) if problem else ())
 
 
 def export(path: Path) -> Iterator[Record]:
     """Yield the records in order. Raises AuditError at the first line that is none."""
-    lines, _ = read_log(path)
-    for number, line in enumerate(lines, start=1):
-        record = parsed(line)
-        if record is None:
-            raise AuditError(f"{path}: line {number} is no record. Run `fovea-site audit verify`.")
-        yield record
+    with open_log(path) as (lines, _):
+        for number, line in enumerate(lines, start=1):
+            record = parsed(line)
+            if record is None:
+                raise AuditError(
+                    f"{path}: line {number} is no record. Run `fovea-site audit verify`."
+                )
+            yield record
 
 
 def release_fields(answer: Answer) -> Record:

@@ -6,6 +6,7 @@ from typing import Literal
 from client.answers import Asked
 from client.audit_lines import Record
 from common.envelope import SignedRequest
+from common.printable import printable
 from common.wire import EvaluateRequest, QueryRequest, Request, TrainRequest, kind_of_request
 
 _LONGEST_TEXT = 200  # of what came from outside, in the audit log
@@ -68,6 +69,6 @@ def evaluates(request: Request) -> bool:
     return isinstance(request, EvaluateRequest)
 
 
-def short(text: str) -> str:
-    """Return as much of a text from outside as belongs in a log."""
-    return text[:_LONGEST_TEXT]
+def short(text: str, *, most: int = _LONGEST_TEXT) -> str:
+    """Return as much of a text from outside as belongs in a log, fit to be shown."""
+    return printable(text[:most])[:most]

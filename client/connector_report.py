@@ -14,10 +14,12 @@ from pydantic import Field, ValidationError
 
 from common.config import Section
 from common.errors import SiteError
+from common.whole_file import read_plain
 
 log = logging.getLogger(__name__)
 
 WRITTEN_EVERY_S = 15.0
+MAX_REPORT_BYTES = 64 * 1024
 STALE_AFTER_S = 3 * WRITTEN_EVERY_S  # an older file is of a process that is gone or hangs
 
 
@@ -55,7 +57,8 @@ class ConnectorReport(Section):
 def read_report(path: Path) -> ConnectorReport | None:
     """Return the last report, if there is one. Raises SiteError when it cannot be read."""
     try:
-        return ConnectorReport.model_validate_json(path.read_bytes())
+        # The connector made it, and root may be the one who reads.
+        return ConnectorReport.model_validate_json(read_plain(path, at_most=MAX_REPORT_BYTES))
     except FileNotFoundError:
         return None
     except OSError as error:

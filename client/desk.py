@@ -7,52 +7,41 @@ outside, so ``limits.request_s`` bounds how long an asker is kept waiting: after
 ``unavailable``, works on, and keeps the answer for a repeat.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import nullcontext
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING
 
 from flwr.app import RecordDict
 
-from client.answers import Answers, Late, New, Repeat, RunRecord, place_of
+from client.answers import Answers
 from client.audit import AuditLog
-from client.case import Case, evaluates
-from client.desk_report import DeskReport, counts_of
-from client.guard import reason_to_keep
+from client.breakdown import denial_of
+from client.case import Case
+from client.desk_report import DeskReport
 from client.home import SiteHome
+from client.own_shard import DoorTrainer, OwnShard, ShardCounts
 from client.permission import Permission
-from client.policy import Policy, Standing, as_released, may_release_evaluation
-from client.policy_file import read_policy
-from client.readiness import lack_of_disk, reasons_against
+from client.readiness import reasons_against
 from client.site import SiteSettings
 from client.trust import Denial, Identity, read_run_keys, verified
 from client.turns import Turns
 from client.voice import Reply, Voice
+from client.workbench import Workbench
 from common.code_digest import site_code_digest
 from common.envelope import decode_signed_request
 from common.errors import SiteError
 from common.manifest import Manifest
 from common.record_bytes import from_bytes, to_bytes
 from common.signing import read_private_key
-from common.wire import (
-    EvaluateRequest,
-    Evaluation,
-    QueryRequest,
-    Refusal,
-    RefusalCode,
-    Request,
-    SiteCard,
-    TrainRequest,
-    Update,
-)
+from common.wire import QueryRequest, RefusalCode
 
-if TYPE_CHECKING:
-    from client.app import SiteTrainer
+log = logging.getLogger(__name__)
 
-_Work = TrainRequest | EvaluateRequest
+LARGE_BYTES = 4 * 2**20  # of requests beyond, one at a time is read before it is believed
 
 _LOOK_S = 0.5  # how often a waiting request looks whether anyone still waits for it
 
@@ -64,11 +53,11 @@ class Desk:
         self,
         home: SiteHome,
         site: SiteSettings,
-        trainer: "SiteTrainer",
+        trainer: DoorTrainer,
         now: Callable[[], datetime],
     ) -> None:
         """Take the site's own settings. Raises TrustError when its signing key cannot be used."""
-        self._home, self._site, self._trainer, self._now = home, site, trainer, now
+        self._home, self._site, self._now = home, site, now
         key = read_private_key(home.signing_key)
         self._identity = Identity(
             site=site.name,
@@ -81,8 +70,19 @@ class Desk:
         self._answers = Answers(home.answers)
         self._permission = Permission(home, voice=self._voice, now=now)
         self._turns: Turns[Reply] = Turns()
-        self._card_lock = threading.Lock()
-        self._card: SiteCard | None = None
+        self._shard = OwnShard(home.shard, trainer=trainer, on_reopened=self._note_reopened)
+        self._bench = Workbench(
+            home,
+            site,
+            trainer=trainer,
+            shard=self._shard,
+            answers=self._answers,
+            permission=self._permission,
+            voice=self._voice,
+            believe=self._verified,
+            now=now,
+        )
+        self._one_large = threading.Lock()
 
     def ask(self, content: RecordDict) -> RecordDict:
         """Answer a request given as records."""
@@ -93,29 +93,39 @@ class Desk:
 
     def answer(self, content: bytes, *, is_wanted: Callable[[], bool]) -> bytes | None:
         """Answer a request; a repeat gets the stored bytes. None when nobody waits any more."""
+        # Whoever has no key must not make the site hold several models at once.
+        with self._one_large if len(content) > LARGE_BYTES else nullcontext():
+            believed = self._believed(content)
+        if isinstance(believed, bytes):
+            return believed
+        case, manifest = believed
         try:
-            signed = decode_signed_request(from_bytes(content))
-            case = Case(signed, signed.digest, len(content))
-        except Exception as error:
-            return self._voice.refuse_unreadable(error, size_bytes=len(content))
-        try:
-            return self._answer(case, is_wanted)
+            return self._answer(case, manifest, is_wanted)
         except Exception as error:
             return self._voice.break_down(case, error).content
 
+    def turned_away(self, reason: str) -> None:
+        """Note what did not come as far as this desk."""
+        self._voice.turn_away(reason)
+
+    def settle(self) -> None:
+        """Note what was only counted so far; to be called often."""
+        self._voice.settle()
+
     def warm(self) -> None:
         """Open the shard, which the first request would otherwise wait for."""
-        self._own_card()
+        self._shard.current()
 
     def close(self, *, within_s: float) -> bool:
         """Take nothing new, finish and store what is begun; False when time ran out before."""
-        return self._turns.close(within_s=within_s)
+        is_over = self._turns.close(within_s=within_s)
+        self._voice.settle(at_once=True)
+        return is_over
 
     def report(self) -> DeskReport:
         """Say how things stand here."""
         reasons = self.reasons_against()
-        card, records = self._card, self._answers.runs()
-        trained = [record for record in records if "train" in record.answered]
+        trained = [record for record in self._answers.runs() if "train" in record.answered]
         return DeskReport(
             site=self._site.name,
             task=self._site.task,
@@ -125,7 +135,6 @@ class Desk:
             last_round={each.run: each.answered["train"].server_round for each in trained},
             waiting=self._permission.waiting(),
             busy_since=self._turns.busy_since,
-            counts=counts_of(card) if card is not None else None,
         )
 
     def reasons_against(self) -> tuple[str, ...]:
@@ -133,26 +142,46 @@ class Desk:
         return reasons_against(
             self._home,
             min_free_disk_mb=self._site.limits.min_free_disk_mb,
-            is_warm=self._card is not None,
+            is_warm=self._shard.is_open,
             is_closing=self._turns.is_closing,
         )
 
     # --- the way of a request --------------------------------------------------------------
 
-    def _answer(self, case: Case, is_wanted: Callable[[], bool]) -> bytes | None:
-        self._voice.note("request-received", case, size_bytes=case.size_bytes)
-        manifest = verified(
+    def _believed(self, content: bytes) -> tuple[Case, Manifest] | bytes:
+        """Return a request that the run key signed for this site, or the refusal."""
+        try:
+            signed = decode_signed_request(from_bytes(content))
+            case = Case(signed, signed.digest, len(content))
+        except Exception as error:
+            return self._voice.refuse_unreadable(error, size_bytes=len(content))
+        try:
+            manifest = self._verified(case)
+        except Exception as error:
+            log.exception("a request cannot be verified", extra={"action": "verifying_broke_down"})
+            manifest = denial_of(error)
+        if isinstance(manifest, Denial):
+            return self._voice.refuse_unproven(case, manifest).content
+        return case, manifest
+
+    def _verified(self, case: Case) -> Manifest | Denial:
+        return verified(
             case.signed,
             run_keys=read_run_keys(self._home.run_keys),
             identity=self._identity,
             now=self._now(),
         )
-        if isinstance(manifest, Denial):
-            return self._voice.refuse(case, manifest).content
+
+    def _answer(
+        self, case: Case, manifest: Manifest, is_wanted: Callable[[], bool]
+    ) -> bytes | None:
+        self._voice.note("request-received", case, size_bytes=case.size_bytes)
         request = case.signed.request
         if isinstance(request, QueryRequest):
-            return self._describe(case, manifest).content  # at once, even while a round is trained
-        return self._in_turn(case, partial(self._carry_out, case, request, manifest), is_wanted)
+            # At once, even while a round is trained.
+            return self._bench.describe(case, manifest).content
+        work = partial(self._bench.carry_out, case, request, manifest)
+        return self._in_turn(case, work, is_wanted)
 
     def _in_turn(
         self, case: Case, work: Callable[[], Reply], is_wanted: Callable[[], bool]
@@ -173,7 +202,7 @@ class Desk:
                 )
         reply = turn.result.result()
         if turn.is_joined and reply.is_release:
-            return self._voice.repeat(case, reply.content).content
+            return self._voice.repeat(case, reply.answer, reply.content).content
         return reply.content
 
     def _safely(self, case: Case, work: Callable[[], Reply]) -> Reply:
@@ -182,89 +211,12 @@ class Desk:
         except Exception as error:
             return self._voice.break_down(case, error)
 
-    def _describe(self, case: Case, manifest: Manifest) -> Reply:
-        policy = read_policy(self._home.policy_file)
-        counts = counts_of(self._own_card())
-        standing = self._permission.standing(case, manifest, policy, counts, rounds_trained=0)
-        if no := self._permission.objection(case, manifest, policy, standing):
-            return self._voice.refuse(case, no)
-        card = as_released(self._own_card(), policy, standing)
-        if no := self._kept(case.signed.request, card, manifest):
-            return self._voice.refuse(case, no)
-        return self._voice.release(case, card, self._voice.sign(case, card))
-
-    def _carry_out(self, case: Case, request: _Work, manifest: Manifest) -> Reply:
-        policy = read_policy(self._home.policy_file)
-        record = self._answers.record_of(manifest.run)
-        asked = case.asked(evaluates=evaluates(request))
-        place = place_of(asked, record)
-        if isinstance(place, Late):
-            return self._voice.refuse(case, Denial(RefusalCode.OUT_OF_ORDER, place.reason))
-        before = _rounds_before(case, place, record)
-        counts = counts_of(self._own_card())
-        standing = self._permission.standing(case, manifest, policy, counts, rounds_trained=before)
-        if no := self._permission.objection(case, manifest, policy, standing):
-            return self._voice.refuse(case, no)
-        if isinstance(place, Repeat):
-            return self._voice.repeat(case, self._answers.stored(asked, run=manifest.run))
-        if lack := lack_of_disk(
-            self._home.trainer, min_free_disk_mb=self._site.limits.min_free_disk_mb
-        ):
-            return self._voice.refuse(case, Denial(RefusalCode.UNAVAILABLE, lack))
-        self._voice.note("request-permitted", case)
-        if isinstance(request, TrainRequest):
-            may_evaluate = place.may_evaluate and may_release_evaluation(policy, standing)
-            request = replace(request, evaluates=request.evaluates and may_evaluate)
-        return self._work(case, request, manifest, policy, standing)
-
-    def _work(
-        self, case: Case, request: _Work, manifest: Manifest, policy: Policy, standing: Standing
-    ) -> Reply:
-        answer: Update | Evaluation | Refusal
-        if isinstance(request, TrainRequest):
-            answer = self._trainer.train(request)
-        else:
-            answer = self._trainer.evaluate(request)
-        if isinstance(answer, Refusal):
-            return self._voice.refuse(case, Denial(answer.code, answer.reason))
-        released = as_released(answer, policy, standing)
-        if no := self._kept(request, released, manifest):
-            return self._voice.refuse(case, no)
-        content = self._voice.sign(case, released)
-        self._answers.store(
-            case.asked(evaluates=evaluates(request)),
-            content,
-            run=manifest.run,
-            expires_at=manifest.expires_at,
-            now=self._now(),
-        )
-        return self._voice.release(case, released, content)
-
-    # --- what the steps need ---------------------------------------------------------------
-
-    def _own_card(self) -> SiteCard:
-        with self._card_lock:
-            if self._card is None:
-                self._card = self._trainer.describe()
-            return self._card
-
-    def _kept(
-        self, request: Request, answer: SiteCard | Update | Evaluation, manifest: Manifest
-    ) -> Denial | None:
-        reason = reason_to_keep(
-            request,
-            answer,
-            site=self._site.name,
-            task=self._site.task,
-            local_layers=manifest.config.federation.local_layers,
-        )
-        return None if reason is None else Denial(RefusalCode.UNABLE, reason)
-
     def _put_off(self, case: Case, reason: str) -> bytes:
         return self._voice.refuse(case, Denial(RefusalCode.UNAVAILABLE, reason)).content
 
-
-def _rounds_before(case: Case, place: New | Repeat, record: RunRecord | None) -> int:
-    """Return how many rounds were trained without the one that is asked for."""
-    trained = record.rounds_trained if record is not None else 0
-    return trained - 1 if isinstance(place, Repeat) and case.kind == "train" else trained
+    def _note_reopened(self, counts: ShardCounts) -> None:
+        self._voice.tell(
+            "shard-reopened",
+            training_pictures=counts.training_pictures,
+            validation_pictures=counts.validation_pictures,
+        )

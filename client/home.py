@@ -46,6 +46,11 @@ class SiteHome:
         return self.trainer / "signing.key"
 
     @property
+    def trainer_lock(self) -> Path:
+        """Held by the trainer as long as it lives (common/lock.py)."""
+        return self.trainer / "trainer.lock"
+
+    @property
     def shard(self) -> Path:
         """The prepared shard."""
         return self.trainer / "shard"

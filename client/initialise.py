@@ -6,6 +6,9 @@ that somebody may have edited is never overwritten. New pins come in through cli
 
 import os
 import pwd
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +16,7 @@ from pathlib import Path
 from client.connector_file import ConnectorSettings, read_connector
 from client.home import SiteHome
 from client.node_key import make_node_key, public_line, read_node_key
+from client.ownership import Owner, as_owner, give, owner_of
 from client.pins import AUTHORITY, RUN_KEYS, check_same_pins, read_kit_pins
 from common.admission import Admission, write_admission
 from common.errors import ConfigError
@@ -56,11 +60,13 @@ def initialise(
     """
     owners = _owners(trainer_user, connector_user)
     connector = _read_kit(kit)
-    task = _task(home.site_file if home.site_file.exists() else kit / "site.yaml", connector)
+    task = _task(kit / "site.yaml", connector)
     pins = read_kit_pins(kit, now=now)
+    with as_owner(home.trainer):
+        if home.site_file.exists():
+            task = _task(home.site_file, connector)
     _check_home(home, connector)
     check_same_pins(home, pins)
-    _make_folders(home)
     copies = {
         home.site_file: (kit / "site.yaml").read_bytes(),
         home.policy_file: (kit / "policy.yaml").read_bytes(),
@@ -68,15 +74,19 @@ def initialise(
         home.connector_file: (kit / "connector.yaml").read_bytes(),
         home.certificate_authority: pins.authorities_pem,
     }
+    _make_folders(home)
     for path, content in copies.items():
-        if not path.exists():
-            write_whole(path, content, mode=0o600)
+        # Where it is there already, its owner may be another and must not lead root astray.
+        with as_owner(path.parent):
+            if not path.exists():
+                write_whole(path, content, mode=0o600)
     admission = _admission(home, connector, task)
     if owners is not None:
-        _give(home, owners)
-    sync_folder(home.root)
-    # Last, because where it stands everything else does.
-    write_admission(home.admission, admission)
+        _give_all(home, owners)
+    with as_owner(home.root):
+        sync_folder(home.root)
+        # Last, because where it stands everything else does.
+        write_admission(home.admission, admission)
     return admission
 
 
@@ -127,7 +137,8 @@ def _check_home(home: SiteHome, connector: ConnectorSettings) -> None:
             f"{MAX_SOCKET_PATH_BYTES} bytes in all). Give a shorter --home."
         )
     if home.connector_file.exists():
-        present = read_connector(home.connector_file)
+        with as_owner(home.connector):
+            present = read_connector(home.connector_file)
         if (present.site, present.federation) != (connector.site, connector.federation):
             raise ConfigError(
                 f"{home.root}: is site {present.site!r} of federation {present.federation!r}. Give "
@@ -153,7 +164,8 @@ def _pieces(home: SiteHome) -> tuple[Path, ...]:
 
 
 def _make_folders(home: SiteHome) -> None:
-    home.root.mkdir(parents=True, exist_ok=True)
+    with as_owner(home.root):
+        home.root.mkdir(parents=True, exist_ok=True)
     for folder, mode in (
         (home.root, 0o755),
         (home.trainer, 0o700),
@@ -162,18 +174,21 @@ def _make_folders(home: SiteHome) -> None:
         (home.connector, 0o700),
         (home.run, _SHARED_FOLDER),
     ):
-        folder.mkdir(exist_ok=True)
-        folder.chmod(mode)
+        with as_owner(folder):
+            folder.mkdir(exist_ok=True)
+            _set_mode(folder, mode)
 
 
 def _admission(home: SiteHome, connector: ConnectorSettings, task: str) -> Admission:
-    if home.signing_key.exists():
-        signing_key = read_private_key(home.signing_key)
-    else:
-        signing_key = PrivateKey.new()
-        signing_key.write(home.signing_key)
-    is_new = not home.node_key.exists()
-    node_key = make_node_key(home.node_key) if is_new else read_node_key(home.node_key)
+    with as_owner(home.trainer):
+        if home.signing_key.exists():
+            signing_key = read_private_key(home.signing_key)
+        else:
+            signing_key = PrivateKey.new()
+            signing_key.write(home.signing_key)
+    with as_owner(home.connector):
+        is_new = not home.node_key.exists()
+        node_key = make_node_key(home.node_key) if is_new else read_node_key(home.node_key)
     return Admission(
         version=1,
         federation=connector.federation,
@@ -193,12 +208,51 @@ def _check_user(user: str) -> None:
         ) from error
 
 
-def _give(home: SiteHome, owners: Owners) -> None:
+def _give_all(home: SiteHome, owners: Owners) -> None:
     trainer, connector = pwd.getpwnam(owners.trainer), pwd.getpwnam(owners.connector)
-    for path in (home.trainer, home.state, home.audit_log.parent, *_pieces(home)):
-        owner = trainer if path.is_relative_to(home.trainer) else connector
-        os.chown(path, owner.pw_uid, owner.pw_gid, follow_symlinks=False)
-    os.chown(home.connector, connector.pw_uid, connector.pw_gid, follow_symlinks=False)
+    _give_half(home, home.trainer, Owner(trainer.pw_uid, trainer.pw_gid))
+    _give_half(home, home.connector, Owner(connector.pw_uid, connector.pw_gid))
     # The socket gets the folder's group, so that the connector may speak to it and nobody else.
-    os.chown(home.run, trainer.pw_uid, connector.pw_gid, follow_symlinks=False)
-    home.run.chmod(_SHARED_FOLDER)  # a change of owner takes the group bit away
+    with _ours(home, home.run, trainer.pw_uid) as run:
+        os.fchown(run, trainer.pw_uid, connector.pw_gid)
+        os.fchmod(run, _SHARED_FOLDER)  # a change of owner takes the group bit away
+
+
+def _give_half(home: SiteHome, half: Path, owner: Owner) -> None:
+    with _ours(home, half, owner.user) as folder:
+        if os.fstat(folder).st_uid == owner.user:
+            return  # and all that was made in it just now was made as its owner
+        # Shut while files change hands: its former owner can exchange none of them.
+        os.fchown(folder, 0, 0)
+        folders = (home.state, home.audit_log.parent)
+        for path in (*folders, *_pieces(home)):
+            if path.parent == half:
+                give(path.name, owner, folder=folder)
+        os.fchown(folder, owner.user, owner.group)
+
+
+@contextmanager
+def _ours(home: SiteHome, folder: Path, wanted: int) -> Iterator[int]:
+    """Open a folder that this command has made, or that has its wanted owner already."""
+    maker = owner_of(home.root)
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        present = os.fstat(handle).st_uid
+        if present not in (wanted, 0 if maker is None else maker.user):
+            raise ConfigError(
+                f"{folder}: belongs to user {present}, not to {wanted}. Give another --home, or "
+                "the same users as before."
+            )
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _set_mode(folder: Path, mode: int) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        # Not twice: an owner who is not of the folder's group would take its group bit away.
+        if stat.S_IMODE(os.fstat(handle).st_mode) != mode:
+            os.fchmod(handle, mode)
+    finally:
+        os.close(handle)

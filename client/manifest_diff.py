@@ -13,6 +13,7 @@ from rich.table import Table
 from client.policy import Policy
 from common.config import Section
 from common.manifest import Manifest
+from common.printable import printable
 
 _NOTHING = object()  # a key that a manifest does not have
 
@@ -97,9 +98,9 @@ def changes_table(changes: Sequence[Change]) -> Table:
     """Return the changed keys as a table for the terminal."""
     table = Table("key", "last approved", "this run", header_style="bold")
     for change in changes:
-        before = "[dim]-[/]" if change.kind == "added" else escape(_shown(change.before))
-        after = "[dim]-[/]" if change.kind == "removed" else escape(_shown(change.after))
-        table.add_row(escape(change.key), before, after)
+        before = "[dim]-[/]" if change.kind == "added" else _shown(change.before)
+        after = "[dim]-[/]" if change.kind == "removed" else _shown(change.after)
+        table.add_row(_shown(change.key), before, after)
     return table
 
 
@@ -200,7 +201,8 @@ def _change(key: str, before: object, after: object) -> Change:
 
 
 def _shown(value: JsonValue) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    """Return a value from outside as it may stand in a table: no markup, no control characters."""
+    return escape(printable(value if isinstance(value, str) else json.dumps(value)))
 
 
 def _moment(moment: datetime) -> str:

@@ -202,7 +202,8 @@ class ParallelTraining:
 
 def _start_worker(group: Group) -> subprocess.Popen[bytes]:
     worker = subprocess.Popen(  # our own program, its settings travel by the pipe
-        [sys.executable, "-m", "client.parallel_worker"],
+        # -P: no folder that somebody happens to stand in is searched for modules.
+        [sys.executable, "-P", "-m", "client.parallel_worker"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=os.environ | {"OMP_NUM_THREADS": str(group.num_threads)},

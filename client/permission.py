@@ -5,8 +5,8 @@ from datetime import datetime
 
 from client.approvals import Approvals
 from client.case import Case
-from client.desk_report import ShardCounts
 from client.home import SiteHome
+from client.own_shard import ShardCounts
 from client.policy import Ask, Policy, Standing, permit
 from client.trust import Denial
 from client.voice import Voice

@@ -4,7 +4,6 @@ A kit changes them only here, where the former ones stay under a dated name and 
 compared fingerprints before.
 """
 
-import os
 import re
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,14 +14,16 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from client.connector_file import ConnectorSettings, read_connector
 from client.home import SiteHome
+from client.ownership import as_owner
 from common.certificates import certificate_fingerprint, line_fingerprint, read_authorities
 from common.errors import ConfigError, TrustError
 from common.signing import public_key, write_secret
-from common.whole_file import write_whole
+from common.whole_file import read_plain, write_whole
 
 AUTHORITY = "ca.crt"  # of a kit
 RUN_KEYS = "run-keys.pub"
 MAX_PINS = 2  # the current one, and while it is renewed the former
+MAX_FILE_BYTES = 2**20  # of a file of pins
 
 _COORDINATOR_LINE = re.compile(r"^coordinator:[ \t]*\S+", re.MULTILINE)
 
@@ -75,7 +76,11 @@ class PinChanges:
 
 def read_pins(home: SiteHome) -> Pins:
     """Return what this site has pinned. Raises TrustError when it is missing or damaged."""
-    return Pins(read_authorities(home.certificate_authority), _read_run_keys(home.run_keys))
+    with as_owner(home.connector):
+        _check_plain(home.certificate_authority)
+        authorities = read_authorities(home.certificate_authority)
+    with as_owner(home.trainer):
+        return Pins(authorities, _read_run_keys(home.run_keys))
 
 
 def read_kit_pins(kit: Path, *, now: datetime) -> Pins:
@@ -99,7 +104,9 @@ def check_same_pins(home: SiteHome, kit: Pins) -> None:
         (home.certificate_authority, kit.authorities_pem),
         (home.run_keys, kit.run_keys_text),
     ):
-        if path.exists() and _normal(path) != content:
+        with as_owner(path.parent):
+            differs = path.exists() and _normal(path) != content
+        if differs:
             raise TrustError(
                 f"{path}: differs from the kit's. Compare fingerprints with the coordinator by "
                 "telephone, then take the new ones with `fovea-site update-pins KIT`."
@@ -132,28 +139,32 @@ def update_pins(home: SiteHome, kit: Path, *, now: datetime) -> PinChanges:
     """Pin what a kit says, and return what has changed; both processes must be restarted then.
 
     Call it only after a person has compared the fingerprints of :func:`pin_changes` by telephone.
-    Former files stay as ``*.old-<date>``, owners stay, nothing else is touched. Raises as
-    :func:`pin_changes`, and ConfigError when this user may not write both folders.
+    Former files stay as ``*.old-<date>``, owners stay, nothing else is touched. Root writes in
+    each half's folder as the owner of that folder. Raises as :func:`pin_changes`, and ConfigError
+    when this user may not write both folders.
     """
     changes = pin_changes(home, kit, now=now)
     if changes.is_empty:
         return changes
     offered = read_kit_pins(kit, now=now)
     _, there = _connectors(home, kit)
-    text = home.connector_file.read_text(encoding="utf-8")
+    with as_owner(home.connector):
+        text = home.connector_file.read_text(encoding="utf-8")
     moved = _COORDINATOR_LINE.sub(f"coordinator: {there.coordinator}", text)
     for path, content in (
         (home.certificate_authority, offered.authorities_pem),
         (home.run_keys, offered.run_keys_text),
         (home.connector_file, moved.encode()),
     ):
-        if path.read_bytes() != content:
-            _replace(path, content, now)
+        _replace(path, content, now)
     return changes
 
 
 def _connectors(home: SiteHome, kit: Path) -> tuple[ConnectorSettings, ConnectorSettings]:
-    here, there = read_connector(home.connector_file), read_connector(kit / "connector.yaml")
+    there = read_connector(kit / "connector.yaml")
+    with as_owner(home.connector):
+        _check_plain(home.connector_file)
+        here = read_connector(home.connector_file)
     if (here.site, here.federation) != (there.site, there.federation):
         raise ConfigError(
             f"{kit}: is the kit of site {there.site!r} of federation {there.federation!r}, this is "
@@ -175,6 +186,14 @@ def _read_run_keys(path: Path) -> tuple[str, ...]:
     return tuple(public_key(line).text for line in lines)
 
 
+def _check_plain(path: Path) -> None:
+    # A pipe in the connector's folder would hold up whoever reads it for ever.
+    try:
+        read_plain(path, at_most=MAX_FILE_BYTES)
+    except OSError as error:
+        raise TrustError(f"{path}: cannot be read ({error.strerror}).") from error
+
+
 def _normal(path: Path) -> bytes:
     return path.read_bytes().replace(b"\r\n", b"\n")
 
@@ -185,17 +204,19 @@ def _beyond(ones: tuple[str, ...], others: tuple[str, ...]) -> tuple[str, ...]:
 
 def _replace(path: Path, content: bytes, now: datetime) -> None:
     try:
-        former = path.stat()
-        kept = _unused(path, f"{path.name}.old-{now:%Y-%m-%d}")
-        write_secret(kept, path.read_bytes())
-        write_whole(path, content, mode=former.st_mode & 0o777)
-        if os.geteuid() == 0:
-            for one in (path, kept):
-                os.chown(one, former.st_uid, former.st_gid, follow_symlinks=False)
+        # In the connector's folder anything may lie, and be exchanged at any moment.
+        with as_owner(path.parent):
+            former = read_plain(path, at_most=MAX_FILE_BYTES)
+            if former != content:
+                write_secret(_unused(path, f"{path.name}.old-{now:%Y-%m-%d}"), former)
+                write_whole(path, content, mode=0o600)
     except PermissionError as error:
         raise ConfigError(
-            f"{path}: cannot be replaced by this user. Run `sudo fovea-site update-pins`."
+            f"{path}: cannot be replaced by this user. Run `sudo fovea-site update-pins`; the file "
+            "must belong to the owner of its folder."
         ) from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be replaced ({error.strerror}).") from error
 
 
 def _unused(path: Path, name: str) -> Path:

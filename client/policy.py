@@ -4,9 +4,8 @@ Pure: a request, the policy, what the site holds and the time come in; a refusal
 out. The reasons are read at the coordinator: they name the rule, and of this site no more.
 """
 
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Annotated, Literal
 
@@ -18,13 +17,12 @@ from common.config_expectation import has_key, known_keys
 from common.manifest import Manifest
 from common.registry import unknown_name
 from common.tasks import TASKS
-from common.wire import Evaluation, RefusalCode, SiteCard, Update
+from common.wire import RefusalCode
 
 # Differences between manifests that are no keys of the configuration.
 MANIFEST_KEYS = ("sites", "architecture_digest", "code_digest")
 
 Decision = Literal["approved", "revoked", "waiting"]
-Release = SiteCard | Update | Evaluation  # an answer that tells something of patients
 
 
 def _task(name: str) -> str:
@@ -58,6 +56,7 @@ class ApprovalPolicy(Section):
 
     mode: Literal["by-hand", "standing"]
     may_differ: tuple[Annotated[str, AfterValidator(_run_key)], ...]  # standing: dotted keys
+    max_standing_runs: Annotated[int, Field(ge=1, le=100)]  # standing: so many on one approval
     standing_days: Count  # standing: the last approval by a person is at most so old
 
 
@@ -154,21 +153,14 @@ def permit(ask: Ask, policy: Policy, standing: Standing, *, now: datetime) -> Po
     return None
 
 
-def may_release_evaluation(policy: Policy, standing: Standing) -> bool:
-    """Say whether measurements on the validation part may leave."""
-    enough = standing.validation_patients >= policy.bounds.min_validation_patients
-    return policy.release.metrics and enough
+def may_stand_too(policy: Policy, runs_so_far: int) -> bool:
+    """Say whether one more run may go without an approval of its own.
 
-
-def as_released(answer: Release, policy: Policy, standing: Standing) -> Release:
-    """Return an answer without what the policy keeps at the site."""
-    if isinstance(answer, SiteCard) and not policy.release.data_card:
-        return replace(answer, data_card_json=_totals_only(answer.data_card_json))
-    if isinstance(answer, Update):
-        metrics = answer.metrics if policy.release.metrics else {}
-        evaluation = answer.evaluation if may_release_evaluation(policy, standing) else {}
-        return replace(answer, metrics=metrics, evaluation=evaluation)
-    return answer
+    Args:
+        policy: Has the rule.
+        runs_so_far: How many went so since a person approved one.
+    """
+    return runs_so_far < policy.approval.max_standing_runs
 
 
 def _objections(ask: Ask, policy: Policy, standing: Standing, now: datetime) -> Iterator[str]:
@@ -243,9 +235,3 @@ def _objections_to_release(ask: Ask, policy: Policy, standing: Standing) -> Iter
             f"its policy asks for at least {bounds.min_validation_patients} patients to measure "
             "on, and it has fewer"
         )
-
-
-def _totals_only(data_card_json: str) -> str:
-    """Return a data card that keeps how many pictures and patients there are, and no more."""
-    card = json.loads(data_card_json)
-    return json.dumps(card | {"parts": [], "regions": [], "exclusions": {}, "notes": []})

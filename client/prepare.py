@@ -1,13 +1,11 @@
 """``fovea-site prepare``: raw files become this site's shard; a re-run reads what has changed."""
 
 import errno
-import fcntl
 import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +25,7 @@ from common.datasets.record import Source
 from common.datasets.shard import Shard
 from common.derived_seed import derive_seed
 from common.errors import ConfigError, DataError, SiteError
+from common.lock import Lock
 from common.tasks import Task, task_named
 
 log = logging.getLogger(__name__)
@@ -78,7 +77,8 @@ def prepare_site(
         SiteError: Another preparation runs.
     """
     began = time.monotonic()
-    with _alone(home):
+    taken = "another `fovea-site prepare` runs here. Wait until it is done."
+    with Lock(home.trainer / LOCK, taken, error=SiteError):
         _remove_leftovers(home.shard)
         source = open_site_source(home, site)
         try:
@@ -201,29 +201,6 @@ def _label_root(home: SiteHome, source: FileSource) -> Path:
     else:
         table = NIH_TABLE
     return home.trainer if (home.trainer / table).exists() else SHIPPED
-
-
-@contextmanager
-def _alone(home: SiteHome) -> Iterator[None]:
-    """Hold the lock of preparation; the system lets go of it however the process ends."""
-    path = home.trainer / LOCK
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise SiteError(
-            f"{path}: cannot be opened ({error.strerror}). Run as the trainer's user, in a site "
-            "made with `fovea-site init`."
-        ) from error
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise SiteError(
-                f"{home.root}: another `fovea-site prepare` runs here. Wait until it is done."
-            ) from error
-        yield
-    finally:
-        os.close(handle)
 
 
 def _hand_over(home: SiteHome) -> None:

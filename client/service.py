@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import NoReturn, Protocol, TypeVar
 
 import grpc
 from grpc_health.v1.health import HealthServicer
@@ -33,6 +33,7 @@ SERVICE = "fovea.site.v1.Trainer"
 TRANSFER_S = 60.0  # for a whole request or answer to pass the socket
 MAX_ASKING = 4  # requests inside at once; one is worked on, the others wait for it or are refused
 
+_TOO_MANY = "too many requests at once."
 _THREADS = 2 * MAX_ASKING  # so that health and reports are answered while requests wait
 _MESSAGE_BYTES = 2 * 2**20  # of one gRPC message: a chunk and what surrounds it
 _LENGTHS = [
@@ -55,6 +56,10 @@ class AnyDesk(Protocol):
 
     def answer(self, content: bytes, *, is_wanted: Callable[[], bool]) -> bytes | None:
         """Return the answer to a request; None when nobody waits any more."""
+        ...
+
+    def turned_away(self, reason: str) -> None:
+        """Note what was refused before it came as far as the desk."""
         ...
 
     def report(self) -> DeskReport:
@@ -149,7 +154,7 @@ class _Service:
 
     def _ask(self, chunks: Iterator[Chunk], context: grpc.ServicerContext) -> Iterator[Chunk]:
         if not self._places.acquire(blocking=False):
-            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many requests at once.")
+            self._turn_away(context, grpc.StatusCode.RESOURCE_EXHAUSTED, _TOO_MANY)
         try:
             content = self._received(chunks, context)
             answer = self._answer(content, context)
@@ -165,9 +170,15 @@ class _Service:
             with _bounded(context, self._transfer_s):
                 return joined(chunks, most_mb=self._request_mb)
         except TooLargeError as error:
-            context.abort(grpc.StatusCode.OUT_OF_RANGE, str(error))
+            self._turn_away(context, grpc.StatusCode.OUT_OF_RANGE, str(error))
         except WireError as error:
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            self._turn_away(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
+
+    def _turn_away(
+        self, context: grpc.ServicerContext, code: grpc.StatusCode, reason: str
+    ) -> NoReturn:
+        self._desk.turned_away(reason)
+        context.abort(code, reason)
 
     def _answer(self, content: bytes, context: grpc.ServicerContext) -> bytes | None:
         try:

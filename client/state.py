@@ -1,16 +1,22 @@
 """What must last at a site between rounds: local layers, durable per site, run and round."""
 
+import logging
+import os
 import re
+import shutil
 from pathlib import Path
 
 from common.durable import read_array_file, write_array_file
 from common.errors import RunError
 from common.wire import Arrays
 
+log = logging.getLogger(__name__)
+
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _FILE = re.compile(r"local-layers-(\d+)\.safetensors")
 
 KEPT_ROUNDS = 2  # the last one, and the one it was trained from
+KEPT_RUNS = 16  # those of a site that were used last
 
 
 class LocalState:
@@ -34,7 +40,10 @@ class LocalState:
         Raises DataError when the file is damaged: training on without it would silently lose
         what the site has learnt.
         """
-        earlier = [kept for kept in self._rounds() if kept < before]
+        rounds = self._rounds()
+        if rounds:
+            os.utime(self._folder)  # in use: other runs are forgotten before this one
+        earlier = [kept for kept in rounds if kept < before]
         if not earlier:
             return {}
         arrays, _ = read_array_file(self._file(max(earlier)))
@@ -49,6 +58,25 @@ class LocalState:
         for number in known:
             if number not in kept:
                 self._file(number).unlink(missing_ok=True)
+        os.utime(self._folder)
+        self._forget_old_runs()
+
+    def _forget_old_runs(self) -> None:
+        """Remove the layers of all runs but the last used; this one is never removed."""
+        others = [path for path in self._folder.parent.iterdir() if path != self._folder]
+        runs = [path for path in others if _PLAIN_NAME.fullmatch(path.name) and path.is_dir()]
+        runs.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        for old in runs[KEPT_RUNS - 1 :]:
+            try:
+                shutil.rmtree(old)
+            except OSError as error:  # the round is trained and kept: that counts
+                log.warning(
+                    "the layers of an old run cannot be removed: %s",
+                    error.strerror,
+                    extra={"action": "state_not_removed", "run": old.name},
+                )
+                return
+            log.info("old run forgotten", extra={"action": "state_removed", "run": old.name})
 
     def _rounds(self) -> list[int]:
         if not self._folder.is_dir():

@@ -18,6 +18,7 @@ from client.home import SiteHome
 from client.service import TrainerStub
 from common.config import Section
 from common.errors import SiteError
+from common.printable import printable
 
 TRAINER_TIMEOUT_S = 2.0
 SILENT_AFTER_S = 60.0  # then the coordinator counts the site as offline
@@ -149,27 +150,31 @@ def trainer_problems(report: DeskReport) -> list[Problem]:
 def status_view(status: SiteStatus) -> RenderableType:
     """Return the status as tables for a terminal."""
     facts = Table(show_header=False, box=None)
-    facts.add_row("site", status.site or "unknown")
+    facts.add_row("site", _text(status.site or "unknown"))
     facts.add_row("healthy", "[green]yes[/]" if status.healthy else "[red]no[/]")
     if (connector := status.connector) is not None:
-        facts.add_row("coordinator", connector.coordinator)
+        facts.add_row("coordinator", _text(connector.coordinator))
         facts.add_row("connected", "yes" if status.connected else "no")
         facts.add_row("last exchange", _seconds_ago(connector.last_exchange_at, status.at))
         facts.add_row("answers", f"{connector.answers}, of them no: {sum(_refusals(connector))}")
     facts.add_row("trainer", "serving" if status.trainer_serving else "away")
     if (trainer := status.trainer) is not None:
-        facts.add_row("task", trainer.task)
+        facts.add_row("task", _text(trainer.task))
         facts.add_row("busy", _seconds_ago(trainer.busy_since, status.at, absent="no"))
         for run, number in trainer.last_round.items():
-            facts.add_row("last round", f"{run}: {number}")
+            facts.add_row("last round", _text(f"{run}: {number}"))
     if not status.problems:
         return facts
     problems = Table("", "what is wrong", "what to do", show_lines=True)
     for problem in status.problems:
         mark = "[red]blocks[/]" if problem.blocks else "[yellow]notice[/]"
-        # As plain text: part of it comes from outside and could pass for markup.
-        problems.add_row(mark, Text(problem.what), Text(problem.remedy))
+        problems.add_row(mark, _text(problem.what), _text(problem.remedy))
     return Group(facts, problems)
+
+
+def _text(text: str) -> Text:
+    # Part of it comes from outside: it could pass for markup, or paint over the rest.
+    return Text("\n".join(printable(line) for line in text.split("\n")))
 
 
 def _connector(home: SiteHome) -> tuple[ConnectorReport | None, list[Problem]]:

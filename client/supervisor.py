@@ -7,11 +7,9 @@ that it was started for, so that no trainer is ever left behind.
 """
 
 import ctypes
-import fcntl
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -25,6 +23,7 @@ from typing import IO
 
 from client.home import SiteHome
 from common.errors import SiteError
+from common.lock import Lock
 
 log = logging.getLogger(__name__)
 
@@ -53,15 +52,16 @@ def run_site(home: SiteHome, *, program: Sequence[str] = PROGRAM) -> None:
         program: What starts a child, when its name and ``--home`` follow.
 
     Raises:
-        SiteError: This site runs already.
+        SiteError: This site or its trainer runs already.
     """
     log.warning(
         "trainer and connector run as one user and are NOT isolated from each other; in "
         "production use the two service units",
         extra={"action": "site_not_isolated"},
     )
-    with _only_one(home.root / "supervisor.lock"), _signals() as signals:
-        _clear_stale_socket(home.socket)
+    taken = "this site runs already. Stop it first."
+    with Lock(home.root / "supervisor.lock", taken, error=SiteError), _signals() as signals:
+        _check_no_trainer(home)
         trainer = Child("trainer", program, home, home.trainer_log)
         connector = Child("connector", program, home, home.connector_log)
         children = (trainer, connector)
@@ -135,8 +135,6 @@ class Child:
             self._log_keeper.join(LAST_WORDS_S)
 
     def _start(self, now: float) -> None:
-        if self.name == "trainer":
-            _clear_stale_socket(self._home.socket)
         command = [sys.executable, "-P", "-m", "client.supervisor", str(os.getpid())]
         command += [*self._program, self.name, "--home", str(self._home.root)]
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and modules
@@ -169,6 +167,16 @@ class Signals:
     def take(self, _number: int, _frame: FrameType | None) -> None:
         """Count one."""
         self.count += 1
+
+
+def _check_no_trainer(home: SiteHome) -> None:
+    """Raise SiteError when a trainer runs here: ours would be started in vain for ever.
+
+    A socket that a killed one left is cleared away by the next.
+    """
+    taken = "a trainer of this site runs already. Stop its service first."
+    with Lock(home.trainer_lock, taken, error=SiteError):
+        pass
 
 
 def _drain(child: Child, signals: Signals, *, within_s: float | None) -> None:
@@ -209,32 +217,6 @@ def _keep_log(output: IO[bytes] | None, path: Path) -> None:
             # A handler that cannot write (disk full) drops the line: the child must not block.
             handler.handle(logging.makeLogRecord({"msg": text}))
     handler.close()
-
-
-@contextmanager
-def _only_one(path: Path) -> Iterator[None]:
-    """Hold the lock of this site; the kernel lets go of it with the process."""
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise SiteError(f"{path}: this site runs already. Stop it first.") from error
-        yield
-
-
-def _clear_stale_socket(path: Path) -> None:
-    """Remove a socket that nobody listens on. Raises SiteError when somebody does."""
-    if not path.exists():
-        return
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
-            return
-        except FileNotFoundError:
-            return
-    raise SiteError(f"{path}: a trainer of this site runs already. Stop its service first.")
 
 
 def _become(parent: int, command: list[str]) -> None:

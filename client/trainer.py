@@ -25,6 +25,7 @@ from common.config import RunConfig
 from common.datasets.loader import batches
 from common.datasets.shard import Shard, open_shard
 from common.device import chosen_device
+from common.digests import architecture_digest
 from common.errors import WireError
 from common.evaluate import TaskReport, evaluate, measure, released_metrics
 from common.layers import held_by, is_local, shared
@@ -71,6 +72,15 @@ class Trainer:
             num_val=len(shard.indices("val")),
             data_card_json=shard.card.as_json(),
         )
+
+    def architecture_digest(self, config_json: str) -> str:
+        """Return the digest of the whole network that is built here for a run's configuration."""
+        return _architecture_of(config_json)
+
+    def close(self) -> None:
+        """End the processes that train together with this one."""
+        if self._parallel is not None:
+            self._parallel.close()
 
     def train(self, request: TrainRequest) -> Update | Refusal:
         """Run the local epochs of one round and return the change of the shared layers.
@@ -272,6 +282,12 @@ def _config_of(config_json: str) -> RunConfig:
         raise WireError(
             f"config-json: {key}: {first['msg']}. Both ends must run the same Fovea version."
         ) from error
+
+
+@lru_cache(maxsize=1)
+def _architecture_of(config_json: str) -> str:
+    network = _network_of(_config_of(config_json))
+    return architecture_digest(read_arrays(network, array_names(network)))
 
 
 def _network_of(config: RunConfig) -> Network:

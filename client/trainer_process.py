@@ -5,15 +5,11 @@ finish and store what is begun, within a bound; whatever is cut off is simply as
 nothing of it was released.
 """
 
-import fcntl
 import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import cached_property
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -26,6 +22,7 @@ from client.site import SiteSettings, read_site
 from common.code_digest import site_code_digest
 from common.errors import SiteError
 from common.local_site import LocalSite
+from common.lock import Lock
 from common.wire import EvaluateRequest, Evaluation, Refusal, SiteCard, TrainRequest, Update
 
 if TYPE_CHECKING:
@@ -46,24 +43,51 @@ class LazyTrainer:
     def __init__(self, site: LocalSite) -> None:
         """Take what the hospital says of itself."""
         self._site = site
+        self._lock = threading.Lock()
+        self._current: Trainer | None = None
+        self._former: list[Trainer] = []  # of shards that were exchanged
 
     def describe(self) -> SiteCard:
         """Return who the site is."""
-        return self._trainer.describe()
+        return self._trainer().describe()
+
+    def architecture_digest(self, config_json: str) -> str:
+        """Return the digest of the whole network that is built for a configuration."""
+        return self._trainer().architecture_digest(config_json)
 
     def train(self, request: TrainRequest) -> Update | Refusal:
         """Run one round."""
-        return self._trainer.train(request)
+        return self._at_work().train(request)
 
     def evaluate(self, request: EvaluateRequest) -> Evaluation | Refusal:
         """Measure a model."""
-        return self._trainer.evaluate(request)
+        return self._at_work().evaluate(request)
 
-    @cached_property
+    def reopen(self) -> None:
+        """Open the shard anew with the next call; what is going on ends with the former."""
+        with self._lock:
+            if self._current is not None:
+                self._former.append(self._current)
+                self._current = None
+
+    def _at_work(self) -> "Trainer":
+        """Return the trainer of the shard that lies there, the former ones' processes ended.
+
+        Only one request is worked on at a time, so none of the former is at work.
+        """
+        with self._lock:
+            former, self._former = self._former, []
+        for each in former:
+            each.close()
+        return self._trainer()
+
     def _trainer(self) -> "Trainer":
         from client.trainer import Trainer  # noqa: PLC0415 - torch loads here
 
-        return Trainer(self._site)
+        with self._lock:
+            if self._current is None:
+                self._current = Trainer(self._site)
+            return self._current
 
 
 def run_trainer(home: SiteHome) -> None:
@@ -73,7 +97,8 @@ def run_trainer(home: SiteHome) -> None:
     """
     stop = threading.Event()
     _stop_on_signals(stop)
-    with _only_one(home):
+    taken = "a trainer of this site runs already. Stop it first."
+    with Lock(home.trainer_lock, taken, error=SiteError):
         site = read_site(home.site_file)
         if site.machine.device == "cpu":
             # Before torch loads: what a run asks for cannot reach a GPU that the site keeps back.
@@ -87,6 +112,7 @@ def run_trainer(home: SiteHome) -> None:
         threading.Thread(target=_warm, args=(desk, server, stop), name="warm", daemon=True).start()
         while not stop.wait(HEALTH_EVERY_S):
             server.refresh()
+            desk.settle()
         server.drain()
         is_drained = desk.close(within_s=min(site.limits.request_s, DRAIN_S))
         server.stop(grace_s=5.0)  # for answers on their way out
@@ -108,27 +134,6 @@ def local_site(home: SiteHome, site: SiteSettings) -> LocalSite:
         num_threads=site.machine.num_threads,
         processes=site.machine.processes,
     )
-
-
-@contextmanager
-def _only_one(home: SiteHome) -> Iterator[None]:
-    """Hold the home's lock. Raises SiteError when another trainer does."""
-    path = home.trainer / "trainer.lock"
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise SiteError(f"{path}: {error.strerror}. Make a site with `fovea-site init`.") from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(handle)
-        raise SiteError(
-            f"{home.root}: a trainer of this site runs already. Stop it first."
-        ) from error
-    try:
-        yield
-    finally:
-        os.close(handle)  # and with it the lock
 
 
 def _warm(desk: Desk, server: Server, stop: threading.Event) -> None:

@@ -10,14 +10,19 @@ from pydantic import JsonValue
 from client.audit import AuditLog, release_fields
 from client.breakdown import denial_of
 from client.case import Case, short
+from client.flood import Counted, Flood
 from client.trust import Denial
-from common.envelope import encode_signed_answer
+from common.envelope import decode_signed_answer, encode_signed_answer
 from common.errors import AuditError
-from common.record_bytes import to_bytes
+from common.record_bytes import from_bytes, to_bytes
 from common.signing import PrivateKey
-from common.wire import Answer, Refusal, encode
+from common.wire import Answer, Evaluation, Refusal, TrainRequest, Update, encode
 
 log = logging.getLogger(__name__)
+
+TURNED_AWAY = "turned-away"  # in place of a refusal's code: what never came as far as the desk
+
+_LONGEST_REASON = 500
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,12 @@ class Reply:
     """Bytes that may leave: an answer, or a refusal."""
 
     content: bytes
-    is_release: bool
+    answer: Answer
+
+    @property
+    def is_release(self) -> bool:
+        """Whether it tells something that a refusal does not."""
+        return not isinstance(self.answer, Refusal)
 
 
 class Voice:
@@ -36,29 +46,51 @@ class Voice:
     ) -> None:
         """Take the site's name, its signing key and its audit log."""
         self._site, self._key, self._audit, self._now = site, key, audit, now
+        self._flood = Flood()
 
     def note(self, event: str, case: Case, **fields: JsonValue) -> None:
         """Put an event in the audit log. Raises AuditError or OSError when it cannot be."""
-        self._audit.append(event, self._now(), **case.audit_fields(), **fields)
+        self.tell(event, **case.audit_fields(), **fields)
+
+    def tell(self, event: str, **fields: JsonValue) -> None:
+        """Put an event that belongs to no request in the audit log; raises as ``note`` does."""
+        self._audit.append(event, self._now(), **fields)
 
     def sign(self, case: Case, answer: Answer) -> bytes:
         """Return an answer, signed; it has not left yet, nor been noted."""
         return to_bytes(encode_signed_answer(answer, request_digest=case.digest, key=self._key))
 
+    def opened(self, case: Case, content: bytes) -> Update | Evaluation | Refusal:
+        """Return the answer that this site signed earlier. Raises TrustError for any other."""
+        request, records = case.signed.request, from_bytes(content)
+        site_key = self._key.public
+        if isinstance(request, TrainRequest):
+            return decode_signed_answer(records, Update, request=request, site_key=site_key)
+        return decode_signed_answer(records, Evaluation, request=request, site_key=site_key)
+
     def release(self, case: Case, answer: Answer, content: bytes) -> Reply:
         """Note that a signed answer leaves, and let it."""
         self.note("answer-released", case, **release_fields(answer))
-        return Reply(content, is_release=True)
+        return Reply(content, answer)
 
-    def repeat(self, case: Case, content: bytes) -> Reply:
-        """Note that a stored answer leaves once more, and let it."""
-        self.note("answer-repeated", case, size_bytes=len(content))
-        return Reply(content, is_release=True)
+    def repeat(self, case: Case, answer: Answer, content: bytes) -> Reply:
+        """Note that an answer leaves once more, and let it."""
+        self.note("answer-repeated", case, size_bytes=len(content), **release_fields(answer))
+        return Reply(content, answer)
 
     def refuse(self, case: Case, denial: Denial) -> Reply:
         """Say no."""
-        refusal = self._refusal(denial, **case.audit_fields())
-        return Reply(self.sign(case, refusal), is_release=False)
+        refusal = self._refusal(denial)
+        self._note_refusal(str(refusal.code), refusal.reason, **case.audit_fields())
+        return Reply(self.sign(case, refusal), refusal)
+
+    def refuse_unproven(self, case: Case, denial: Denial) -> Reply:
+        """Say no to what was not shown to be the coordinator's: anyone may send that, endlessly."""
+        refusal = self._refusal(denial)
+        self._note_unproven(
+            str(refusal.code), refusal.reason, size_bytes=case.size_bytes, **case.audit_fields()
+        )
+        return Reply(self.sign(case, refusal), refusal)
 
     def break_down(self, case: Case, error: Exception) -> Reply:
         """Say that something broke: outside, its kind; in the site's own log, all of it."""
@@ -67,18 +99,46 @@ class Voice:
 
     def refuse_unreadable(self, error: Exception, *, size_bytes: int) -> bytes:
         """Refuse what is no request; unsigned, for there is no request to name in a signature."""
-        log.warning("unreadable request", exc_info=error, extra={"action": "unreadable_request"})
-        return to_bytes(encode(self._refusal(denial_of(error), size_bytes=size_bytes)))
+        refusal = self._refusal(denial_of(error))
+        self._note_unproven(str(refusal.code), refusal.reason, size_bytes=size_bytes)
+        return to_bytes(encode(refusal))
 
-    def _refusal(self, denial: Denial, **fields: JsonValue) -> Refusal:
-        reason = short(denial.reason)
-        code = str(denial.code)
+    def turn_away(self, reason: str) -> None:
+        """Note what was turned away before it was read."""
+        self._note_unproven(TURNED_AWAY, short(reason, most=_LONGEST_REASON))
+
+    def settle(self, *, at_once: bool = False) -> None:
+        """Note how many refusals were not noted one by one, once a minute or at once."""
+        try:
+            self._flood.settle(self._note_counted, now=self._now(), at_once=at_once)
+        except (OSError, AuditError):
+            log.exception("the audit log cannot be written", extra={"action": "audit_failed"})
+
+    def _refusal(self, denial: Denial) -> Refusal:
+        # What leaves and what the log says left are the same text.
+        reason = short(denial.reason, most=_LONGEST_REASON)
+        return Refusal(site=self._site, code=denial.code, reason=reason)
+
+    def _note_unproven(self, code: str, reason: str, **fields: JsonValue) -> None:
+        self.settle()
+        if self._flood.admits(code, self._now()):
+            self._note_refusal(code, reason, **fields)
+
+    def _note_refusal(self, code: str, reason: str, **fields: JsonValue) -> None:
         log.warning(
             "request refused", extra={"action": "request_refused", "code": code, "reason": reason}
         )
         try:
-            self._audit.append("request-refused", self._now(), code=code, reason=reason, **fields)
+            self.tell("request-refused", code=code, reason=reason, **fields)
         except (OSError, AuditError):
             # Nothing of the site leaves with a refusal, and its reason must reach the coordinator.
             log.exception("the audit log cannot be written", extra={"action": "audit_failed"})
-        return Refusal(site=self._site, code=denial.code, reason=denial.reason)
+
+    def _note_counted(self, counted: Counted) -> None:
+        self.tell(
+            "requests-refused",
+            count=counted.count,
+            since=counted.since.isoformat(timespec="seconds"),
+            until=counted.until.isoformat(timespec="seconds"),
+            codes=dict(counted.codes),
+        )

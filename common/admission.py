@@ -40,5 +40,5 @@ def read_admission(path: Path) -> Admission:
             f"{path}: {key}: {first['msg']}. Ask the site for the admission.json of "
             "`fovea-site init`."
         ) from error
-    public_key(admission.signing_key)
-    return admission
+    # The key's one form: base64 has several texts for the same key.
+    return admission.model_copy(update={"signing_key": public_key(admission.signing_key).text})

@@ -12,18 +12,16 @@ from common.wire import Answer, Arrays, Request
 
 def arrays_digest(arrays: Arrays) -> str:
     """Return a digest of named arrays: names, shapes and contents, whatever their order."""
-    digest = hashlib.sha256()
+    entries: list[JsonValue] = []
     for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        content = hashlib.sha256(array.data).hexdigest()
-        digest.update(f"{name} {array.dtype.str} {arrays[name].shape} {content}\n".encode())
-    return digest.hexdigest()
+        content = hashlib.sha256(np.ascontiguousarray(arrays[name]).data).hexdigest()
+        entries.append([*_outline(name, arrays), content])
+    return text_digest(canonical(entries))
 
 
 def architecture_digest(arrays: Arrays) -> str:
     """Return a digest of the names and shapes alone: equal for every round of a run."""
-    lines = [f"{name} {arrays[name].dtype.str} {arrays[name].shape}\n" for name in sorted(arrays)]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return text_digest(canonical([_outline(name, arrays) for name in sorted(arrays)]))
 
 
 def message_digest(message: Request | Answer) -> str:
@@ -39,6 +37,11 @@ def message_digest(message: Request | Answer) -> str:
 def text_digest(text: str) -> str:
     """Return the SHA-256 of a text, in hexadecimal."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _outline(name: str, arrays: Arrays) -> list[JsonValue]:
+    # As JSON, so that no name can pass for another array's line.
+    return [name, arrays[name].dtype.str, list(arrays[name].shape)]
 
 
 def _plain(value: object) -> JsonValue:

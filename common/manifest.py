@@ -14,6 +14,7 @@ from common.signing import PrivateKey, PublicKey, canonical
 
 PURPOSE = "fovea manifest v1"
 
+Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 RunName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,78}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -21,8 +22,8 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 class ManifestSite(Section):
     """A site that takes part."""
 
-    name: str
-    task: str
+    name: Slug
+    task: Slug
     signing_key: str  # public, as common/signing.py writes it
 
 
@@ -30,7 +31,7 @@ class Manifest(Section):
     """Everything that stays the same from the first to the last round of a run."""
 
     version: Literal[1]
-    federation: str
+    federation: Slug
     run: RunName
     sites: Annotated[tuple[ManifestSite, ...], Field(min_length=1)]
     config: RunConfig  # as sites are told it, without sources and addresses

@@ -131,7 +131,8 @@ def write_secret(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.link(temporary, path)  # unlike a rename, fails where a file stands
+        # Unlike a rename, fails where a file stands.
+        os.link(temporary, path, follow_symlinks=False)
     except FileExistsError as error:
         raise TrustError(f"{path}: exists; a key is never overwritten. Move it away.") from error
     finally:

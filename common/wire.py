@@ -2,8 +2,8 @@
 
 The only file that knows record keys (kebab-case). Arrays are float32 and named as the network's
 state: ``trunk.*`` and ``heads.<task>.*``; an update's arrays are relative to the round's global
-model. Metrics are named in lower-case letters, digits and ``_``. Whatever does not keep the
-contract is a WireError that names the key.
+model. Metrics are named in lower-case letters, digits and ``_``; arrays may have capitals and dots
+as well. Whatever does not keep the contract is a WireError that names the key.
 """
 
 import json
@@ -33,6 +33,7 @@ _METRICS = "metrics"
 _EVALUATION = "evaluation"
 _METRIC_RECORDS = (_METRICS, _EVALUATION)
 
+_ARRAY_NAME = re.compile(r"[A-Za-z0-9_.]+")  # as a network's state names them
 _METRIC_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")  # fit for paths, tables and MLflow
 MAX_METRICS = 64
 
@@ -163,6 +164,7 @@ def encode(message: Request | Answer) -> RecordDict:
     for field in fields(message):
         value = getattr(message, field.name)
         if field.name == "arrays":
+            _check_array_names(value)
             content[_ARRAYS] = ArrayRecord({_PACKED: pack(value)})
         elif field.name in _METRIC_RECORDS:
             content[field.name] = MetricRecord({name: float(part) for name, part in value.items()})
@@ -299,7 +301,17 @@ def _read_arrays(content: RecordDict) -> dict[str, NDArray[np.float32]]:
         raise WireError(f"record {_ARRAYS!r} is missing. {_REMEDY}")
     if set(record) != {_PACKED}:
         raise WireError(f"{_ARRAYS}: expected the one array {_PACKED!r}. {_REMEDY}")
-    return unpack(record[_PACKED])
+    arrays = unpack(record[_PACKED])
+    _check_array_names(arrays)
+    return arrays
+
+
+def _check_array_names(arrays: Arrays) -> None:
+    for name in arrays:
+        if not _ARRAY_NAME.fullmatch(name):
+            raise WireError(
+                f"{_ARRAYS}: the name {name[:40]!r} is not of letters, digits, '_' and '.'."
+            )
 
 
 def _read_metrics(content: RecordDict, key: str) -> dict[str, float]:

@@ -14,6 +14,7 @@ from client.commands.terminal import as_json, present, record, site_command
 from client.home import SiteHome
 from client.ownership import person
 from common.errors import ConfigError
+from common.printable import printable
 
 if TYPE_CHECKING:
     from client.kept_manifest import Kept
@@ -58,12 +59,12 @@ def _listing(listed: Sequence["Kept"], now: datetime) -> Table:
         since = kept.decided_at or kept.first_seen
         expires = f"{kept.expires_at:%Y-%m-%d}"
         table.add_row(
-            escape(kept.run),
+            escape(printable(kept.run)),
             kept.digest[:16],
             kept.state,
             f"{since:%Y-%m-%d}",
             f"[red]{expires}[/]" if now >= kept.expires_at else expires,
-            escape(kept.decided_by or ""),
+            escape(printable(kept.decided_by or "")),
         )
     return table
 

@@ -13,6 +13,7 @@ from client.policy_file import read_policy
 from client.site import read_site
 from common.code_digest import site_code_digest
 from common.errors import WireError
+from common.printable import printable
 
 
 def as_record(home: SiteHome, kept: Kept, *, now: datetime) -> dict[str, JsonValue]:
@@ -63,4 +64,5 @@ def _difference(home: SiteHome, kept: Kept, now: datetime) -> Difference | str:
 
 def _say(console: Console, *lines: str) -> None:
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        # Part of it comes from outside: it must not paint over what a person is to read.
+        console.print(printable(line), markup=False, highlight=False, soft_wrap=True)

@@ -7,7 +7,7 @@ import click
 
 from client.commands.terminal import present, record, site_command
 from client.home import SiteHome
-from client.ownership import hand_over, make_folder, person
+from client.ownership import as_owner, make_folder, person
 
 
 class Pause(TypedDict):
@@ -39,10 +39,10 @@ def pause(home: SiteHome, reason: str) -> None:
         return
     by = person()
     note = Pause(since=present().isoformat(timespec="seconds"), by=by, reason=reason)
-    make_folder(home.pause_marker.parent)
     # First the deed: a full log must not keep a site from pausing.
-    write_whole(home.pause_marker, json.dumps(note, indent=1).encode() + b"\n", mode=0o600)
-    hand_over(home.pause_marker)
+    with as_owner(home.pause_marker):
+        make_folder(home.pause_marker.parent)
+        write_whole(home.pause_marker, json.dumps(note, indent=1).encode() + b"\n", mode=0o600)
     record(home, "site-paused", by=by, reason=reason)
     click.echo("Paused. Requests are refused until `fovea-site resume`.")
 
@@ -60,8 +60,9 @@ def resume(home: SiteHome) -> None:
         click.echo("The site is not paused.")
         return
     record(home, "site-resumed", by=person())
-    home.pause_marker.unlink()
-    sync_folder(home.pause_marker.parent)
+    with as_owner(home.pause_marker):
+        home.pause_marker.unlink()
+        sync_folder(home.pause_marker.parent)
     click.echo("Requests are answered again.")
 
 

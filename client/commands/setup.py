@@ -18,7 +18,8 @@ from client.commands.terminal import (
     site_command,
 )
 from client.home import SiteHome
-from client.ownership import person
+from client.ownership import as_owner, person
+from common.printable import printable
 
 _STYLES = {"ok": "green", "warning": "yellow", "error": "bold red"}
 
@@ -54,7 +55,8 @@ def init(home: SiteHome, kit: Path, trainer_user: str | None, connector_user: st
         home, kit, trainer_user=trainer_user, connector_user=connector_user, now=present()
     )
     click.echo(
-        f"Site {admission.site} of federation {admission.federation} is made in {home.root}.\n"
+        f"Site {printable(admission.site)} of federation {printable(admission.federation)} is made "
+        f"in {home.root}.\n"
         f"1. Send {home.admission} to the coordinator; nothing in it is secret.\n"
         f"2. Say where the pictures are:      {home.site_file}\n"
         f"3. Say what this hospital allows:   {home.policy_file}\n"
@@ -79,7 +81,8 @@ def prepare(home: SiteHome, verify: bool, as_json: bool) -> None:
     from client.site import read_site  # noqa: PLC0415 - likewise
 
     site = read_site(home.site_file)
-    with ReadingBar(Console(stderr=True), name=site.name) as bar:
+    # Root works in the trainer's folder as the trainer: nothing there can lead it elsewhere.
+    with as_owner(home.trainer), ReadingBar(Console(stderr=True), name=site.name) as bar:
         done = prepare_site(home, site, watch=bar, verify=verify)
     card = done.shard.card
     record(
@@ -101,7 +104,7 @@ def prepare(home: SiteHome, verify: bool, as_json: bool) -> None:
         f"{done.seconds:.0f} s."
     )
     for reason, count in done.excluded.items():
-        click.echo(f"  left out: {count} {reason}")
+        click.echo(f"  left out: {count} {printable(reason)}")
 
 
 @click.command()
@@ -125,8 +128,9 @@ def check(home: SiteHome, as_json: bool) -> None:
         table = Table("", "subject", "found", "remedy", header_style="bold")
         for finding in findings:
             status = f"[{_STYLES[finding.status]}]{finding.status}[/]"
-            remedy = "" if finding.status == "ok" else escape(finding.remedy or "")
-            table.add_row(status, escape(finding.subject), escape(finding.found), remedy)
+            remedy = "" if finding.status == "ok" else escape(printable(finding.remedy or ""))
+            subject, found = (escape(printable(text)) for text in (finding.subject, finding.found))
+            table.add_row(status, subject, found, remedy)
         Console().print(table)
     statuses = {finding.status for finding in findings}
     if "error" in statuses:

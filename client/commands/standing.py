@@ -13,6 +13,7 @@ from rich.text import Text
 from client.commands.pausing import Pause, read_pause
 from client.commands.terminal import EXIT_FINDINGS, as_json, present, site_command
 from client.home import SiteHome
+from common.printable import printable
 
 if TYPE_CHECKING:
     from client.status import SiteStatus
@@ -70,4 +71,4 @@ def _view(stands: "SiteStatus", paused: Pause | None) -> RenderableType:
     if paused is not None:
         lines.append(f"Paused since {paused['since']} by {paused['by']}. {paused['reason']}")
         lines.append("Requests are refused until `fovea-site resume`.")
-    return Group(*(Text(line, style="yellow") for line in lines), status_view(stands))
+    return Group(*(Text(printable(line), style="yellow") for line in lines), status_view(stands))

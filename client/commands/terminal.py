@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from client.home import DEFAULT_HOME, HOME_VARIABLE, SiteHome
 from common.errors import ConfigError, FoveaError
+from common.printable import printable
 
 EXIT_ERROR = 1  # something was wrong; the message says what and what to do
 EXIT_FINDINGS = 3  # done, but there is something that a person should look at
@@ -74,7 +75,9 @@ def record(home: SiteHome, event: str, **fields: JsonValue) -> None:
 
 def fail(message: str) -> NoReturn:
     """Show an error and end."""
-    shown = f"[bold red]error[/]: {escape(message)}"
+    # Part of it may come from outside: it must not move the cursor.
+    lines = "\n".join(printable(line) for line in message.split("\n"))
+    shown = f"[bold red]error[/]: {escape(lines)}"
     Console(stderr=True).print(shown, highlight=False, soft_wrap=True)
     sys.exit(EXIT_ERROR)
 

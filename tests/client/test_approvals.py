@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import tempfile
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -101,12 +103,22 @@ def test_files_are_the_owners_alone(approvals: Approvals, folder: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to other users")
-def test_what_root_writes_belongs_to_the_owner_of_the_folder(tmp_path: Path) -> None:
-    os.chown(tmp_path, 12345, 12345)
-    folder = tmp_path / "state" / "approvals"
+def test_what_root_writes_belongs_to_the_owner_of_the_folder() -> None:
+    home = Path(tempfile.mkdtemp(dir="/tmp"))  # which others may reach, unlike pytest's
+    os.chown(home, 12345, 12345)
+    folder = home / "state" / "approvals"
     Approvals(folder).keep_waiting(a_run(), NOW)
     owners = {path.stat().st_uid for path in (folder.parent, folder, *folder.iterdir())}
+    shutil.rmtree(home)
     assert owners == {12345}
+
+
+def test_links_in_the_folder_are_not_followed(approvals: Approvals, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / ".lock").symlink_to(folder.parent / "made")
+    with pytest.raises(OSError, match="symbolic links"):
+        approvals.keep_waiting(a_run(), NOW)
+    assert not (folder.parent / "made").exists()
 
 
 def test_a_repeat_keeps_first_sight_and_decision(approvals: Approvals) -> None:
@@ -339,12 +351,28 @@ def test_a_revocation_ends_what_stands_until_a_person_approves_again(approved: A
     assert decided(approved, a_run("demo-4"), now=later) == "approved"
 
 
+def test_on_one_approval_by_a_person_stand_so_many_runs_and_no_more(approved: Approvals) -> None:
+    most = STANDING.approval.max_standing_runs
+    for number in range(most):
+        assert decided(approved, a_run(f"stands-{number}")) == "approved"
+    beyond = a_run("beyond")
+    assert decided(approved, beyond) == "waiting"
+    assert decided(approved, a_run("stands-0")) == "approved"
+    later = NOW + timedelta(minutes=1)
+    approved.keep_waiting(beyond, later)
+    approved.approve(beyond.digest, later, "anna")
+    assert decided(approved, a_run("after"), now=later) == "approved"
+
+
 def test_runs_that_stand_are_bounded(approved: Approvals, folder: Path) -> None:
-    by_rule = {"state": "approved", "decided_at": NOW, "decided_by": "rule", "by_rule": True}
+    many = STANDING.approval.model_copy(update={"max_standing_runs": 2 * MAX_STANDING})
+    policy = STANDING.model_copy(update={"approval": many})
+    before = NOW - timedelta(days=1)  # on an earlier approval by a person
+    by_rule = {"state": "approved", "decided_at": before, "decided_by": "rule", "by_rule": True}
     for number in range(MAX_STANDING):
         put(folder, a_run(f"stands-{number}"), NOW + timedelta(seconds=number), **by_rule)
     for number in range(MAX_STANDING, MAX_STANDING + 2):
         moment = NOW + timedelta(seconds=number)
-        assert decided(approved, a_run(f"stands-{number}"), now=moment) == "approved"
+        assert decided(approved, a_run(f"stands-{number}"), policy, now=moment) == "approved"
     assert len([kept for kept in approved.approved() if kept.by_rule]) == MAX_STANDING
     assert approved.find("demo-1")[0].state == "approved"

@@ -260,6 +260,9 @@ class StandInDesk:
         self.asked.append(request)
         return to_bytes(self.reply(request))
 
+    def turned_away(self, reason: str) -> None:
+        del reason
+
     def reasons_against(self) -> tuple[str, ...]:
         return ()
 
@@ -273,7 +276,6 @@ class StandInDesk:
             last_round={},
             waiting=(),
             busy_since=None,
-            counts=None,
         )
 
 

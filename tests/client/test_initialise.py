@@ -1,6 +1,7 @@
 """A site's folder: made once, by pieces if need be, and nothing of it ever overwritten."""
 
 import os
+import pwd
 import shutil
 import socket
 import stat
@@ -9,6 +10,7 @@ import sys
 import tempfile
 from argparse import Namespace
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -39,12 +41,13 @@ from server.operations.renewal import (
 )
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+FEDERATION = CONFIGS / "federations" / "example.yaml"
 NOW = datetime.now(UTC)
 
 
 @pytest.fixture(scope="module")
 def federation() -> Federation:
-    return read_federation(CONFIGS / "federations" / "example.yaml")
+    return read_federation(FEDERATION)
 
 
 @pytest.fixture
@@ -298,6 +301,102 @@ def test_two_users_meet_at_the_socket_and_nowhere_else(home: SiteHome, kit: Path
     assert "Permission denied" in run_as(
         "daemon", "(home / 'connector/node.key').read_bytes()", home
     )
+
+
+@needs_root
+def test_repeated_init_leaves_everything_to_its_owners(home: SiteHome, kit: Path) -> None:
+    initialise(home, kit, trainer_user="daemon", connector_user="bin", now=NOW)
+    for lost in (home.admission, home.node_key, home.certificate_authority, home.run_keys):
+        lost.unlink()
+    initialise(home, kit, trainer_user="daemon", connector_user="bin", now=NOW)
+    assert {path.owner() for path in (home.trainer, *home.trainer.rglob("*"))} == {"daemon"}
+    assert {path.owner() for path in (home.connector, *home.connector.rglob("*"))} == {"bin"}
+    assert (home.run.owner(), home.run.group(), mode(home.run)) == ("daemon", "bin", 0o3770)
+
+
+@needs_root
+def test_init_gives_a_folder_to_no_other_users_than_before(home: SiteHome, kit: Path) -> None:
+    initialise(home, kit, trainer_user="daemon", connector_user="bin", now=NOW)
+    home.admission.unlink()
+    with pytest.raises(ConfigError, match="the same users as before"):
+        initialise(home, kit, trainer_user="daemon", connector_user="games", now=NOW)
+    assert home.connector.owner() == "bin"
+
+
+@pytest.fixture
+def renewed(home: SiteHome, kit: Path, coordinator: CoordinatorHome) -> Path:
+    """A site of two users, and the kit with the authority that came after."""
+    initialise(home, kit, trainer_user="daemon", connector_user="bin", now=NOW)
+    renew_authority(read_federation(FEDERATION), coordinator, now=NOW)
+    return kit
+
+
+@pytest.fixture
+def secret(root: Path) -> Path:
+    """A file of root's, which the connector would like to have."""
+    path = root / "secret"
+    path.write_text("root's alone\n")
+    path.chmod(0o640)
+    return path
+
+
+def swap_what_is_written(folder: Path, secret: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do what a process of the connector's user can at any moment, at the worst of them."""
+    sync = os.fsync
+
+    def swapped(handle: int) -> None:
+        sync(handle)
+        for path in folder.glob(".*"):
+            path.unlink()
+            path.symlink_to(secret)
+            os.lchown(path, pwd.getpwnam("bin").pw_uid, pwd.getpwnam("bin").pw_gid)
+
+    monkeypatch.setattr(os, "fsync", swapped)
+
+
+@needs_root
+@pytest.mark.parametrize("command", ["init", "update-pins"])
+def test_a_file_exchanged_while_root_writes_changes_no_file_of_roots(
+    home: SiteHome, renewed: Path, secret: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    home.certificate_authority.chmod(0o666)
+    if command == "init":
+        (home.root / "admission.json").unlink()
+        home.certificate_authority.unlink()
+    swap_what_is_written(home.connector, secret, monkeypatch)
+    with suppress(ConfigError, TrustError, OSError):
+        if command == "init":
+            initialise(home, renewed, trainer_user="daemon", connector_user="bin", now=NOW)
+        else:
+            update_pins(home, renewed, now=NOW)
+    assert (mode(secret), secret.owner()) == (0o640, "root")
+
+
+@needs_root
+def test_update_takes_neither_mode_nor_owner_from_the_connectors_file(
+    home: SiteHome, renewed: Path
+) -> None:
+    home.certificate_authority.chmod(0o4777)
+    update_pins(home, renewed, now=NOW)
+    written = [home.certificate_authority, *home.connector.glob("ca.crt.old-*")]
+    assert len(written) == 2
+    assert {(path.owner(), mode(path)) for path in written} == {("bin", 0o600)}
+
+
+@needs_root
+@pytest.mark.parametrize("trick", ["link", "pipe"])
+def test_update_reads_no_file_of_roots_and_waits_at_no_pipe(
+    home: SiteHome, renewed: Path, secret: Path, trick: str
+) -> None:
+    secret.write_bytes(home.certificate_authority.read_bytes())
+    home.certificate_authority.unlink()
+    if trick == "link":
+        home.certificate_authority.symlink_to(secret)
+    else:
+        os.mkfifo(home.certificate_authority, 0o666)
+    with pytest.raises(TrustError, match="cannot be read"):
+        update_pins(home, renewed, now=NOW)
+    assert not list(home.connector.glob("ca.crt.old-*"))
 
 
 def test_renewed_authority_and_run_key_are_pinned_beside_the_former(

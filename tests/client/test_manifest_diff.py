@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from client.manifest_diff import changes_between, changes_table, difference, headlines, in_words
+from client.manifest_diff import (
+    Change,
+    changes_between,
+    changes_table,
+    difference,
+    headlines,
+    in_words,
+)
 from client.policy import Policy
 from client.policy_file import read_policy
 from common.config_file import load_config
@@ -142,6 +149,17 @@ def test_the_table_shows_values_as_text_not_as_markup() -> None:
     text = console.export_text()
     assert "[red]no[/red]" in text
     assert "train.epochs" in text
+
+
+def test_the_table_cannot_be_painted_over() -> None:
+    found = (
+        Change(key="x\x1b[8m", kind="changed", before="a\u202eb", after="\x1b[1A\x1b[2Khidden\r"),
+    )
+    console = Console(width=120, record=True, file=StringIO(), force_terminal=True)
+    console.print(changes_table(found))
+    text = console.export_text()
+    assert all(told in text for told in ("x\\x1b[8m", "a\\u202eb", "\\x1b[1A\\x1b[2Khidden\\x0d"))
+    assert not {"\x1b", "\u202e", "\r"} & set(text)
 
 
 def test_a_difference_survives_json() -> None:

@@ -23,7 +23,7 @@ from client.local_step import (
     parameters_of,
     train_locally,
 )
-from client.parallel import ParallelTraining
+from client.parallel import ParallelTraining, _read, _start_worker
 from client.parallel_job import Group, as_line, read_said
 from client.parallel_rank import Share, portions
 from common.config import RunConfig
@@ -232,6 +232,28 @@ def test_a_process_that_hangs_is_given_up(config: RunConfig, shard_folder: Path)
         together(training, a_network(config), config)
 
     assert not worker.is_running()
+
+
+def test_a_folder_that_the_trainer_stands_in_gives_no_modules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "queue.py").write_text("raise SystemExit(7)")
+    monkeypatch.chdir(tmp_path)
+    group = Group(
+        rank=1,
+        count=2,
+        device="cpu",
+        store=str(tmp_path / "store"),
+        shard=str(tmp_path),
+        num_threads=1,
+        timeout_s=60,
+    )
+
+    with _start_worker(group) as worker:
+        said = _read(worker, 60)
+
+        assert said is not None
+        assert said.state == "ready"
 
 
 def test_a_process_ends_when_the_trainer_is_gone(tmp_path: Path) -> None:

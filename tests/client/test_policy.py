@@ -12,16 +12,9 @@ from hypothesis import strategies as some
 from pydantic import ValidationError
 
 from client.hours import Window, is_open, next_opening, zone_named
-from client.policy import (
-    Ask,
-    Policy,
-    PolicyRefusal,
-    Standing,
-    as_released,
-    may_release_evaluation,
-    permit,
-)
+from client.policy import Ask, Policy, PolicyRefusal, Standing, may_stand_too, permit
 from client.policy_file import read_policy
+from client.release import as_released, is_released_whole, may_release_evaluation
 from common.config import RunConfig
 from common.config_file import load_config
 from common.datasets.card import card_from_dict
@@ -422,3 +415,17 @@ def test_a_stricter_policy_permits_nothing_that_the_looser_one_refuses(
     )
     if permit(ask, strict, standing, now=NOW) is None:
         assert permit(ask, loose, standing, now=NOW) is None
+
+
+def test_an_answer_is_released_whole_only_where_nothing_is_taken_out() -> None:
+    assert is_released_whole(UPDATE, STRICT, STANDING)
+    assert not is_released_whole(UPDATE, a_policy(metrics=False), STANDING)
+    assert not is_released_whole(UPDATE, STRICT, replace(STANDING, validation_patients=1))
+
+
+def test_so_many_runs_stand_on_one_approval() -> None:
+    policy = a_policy(max_standing_runs=2)
+    assert may_stand_too(policy, 1)
+    assert not may_stand_too(policy, 2)
+    with pytest.raises(ValidationError):
+        a_policy(max_standing_runs=0)

@@ -182,6 +182,20 @@ def test_a_run_is_shown_in_words_and_approved_after_a_yes(home: SiteHome) -> Non
     assert entry["by"] == me()
 
 
+def test_a_manifest_cannot_paint_over_what_a_person_reads(home: SiteHome) -> None:
+    arrives(home, a_run())
+    site(home, "approve", "demo-1", "--yes")
+    config = load_config(CONFIGS / "experiments" / "demo.yaml").run
+    encoder = config.model.encoder.model_copy(update={"name": "vit\x1b[2A\x1b[0J\nEverything is"})
+    model = config.model.model_copy(update={"encoder": encoder})
+    arrives(home, a_run("demo-2", config=config.model_copy(update={"model": model})))
+
+    shown = site(home, "approve", "demo-2", typed="n\n").stdout
+
+    assert "\x1b" not in shown
+    assert "network vit\\x1b[2A\\x1b[0J\\x0aEverything is" in shown
+
+
 def test_without_a_yes_nothing_is_approved(home: SiteHome) -> None:
     digest = arrives(home, a_run())
     result = site(home, "approve", "demo-1", typed="n\n")

@@ -1,11 +1,12 @@
 """What a site keeps of a run between rounds, and for how long."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from client.state import LocalState
+from client.state import KEPT_RUNS, LocalState
 from common.errors import DataError, RunError
 
 
@@ -65,3 +66,35 @@ def test_a_damaged_file_is_an_error_that_names_it(state: LocalState, tmp_path: P
 def test_a_name_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="cannot name a folder"):
         LocalState(tmp_path, site="north", run="../other")
+
+
+def used(folder: Path, run: str, *, at: int) -> LocalState:
+    """A run whose layers were last used at a second."""
+    state = LocalState(folder, site="north", run=run)
+    state.save(arrays(1.0), server_round=1)
+    os.utime(folder / "north" / run, (at, at))
+    return state
+
+
+def test_the_runs_used_last_are_kept_and_older_ones_forgotten(tmp_path: Path) -> None:
+    runs = [used(tmp_path, f"run-{n}", at=1000 + n) for n in range(KEPT_RUNS)]
+    other = LocalState(tmp_path, site="south", run="run-0")
+    other.save(arrays(1.0), server_round=1)
+    runs[0].load(before=2)  # the oldest is used again
+
+    LocalState(tmp_path, site="north", run="new").save(arrays(2.0), server_round=1)
+
+    kept = {path.name for path in (tmp_path / "north").iterdir()}
+    assert kept == {"new", "run-0", *(f"run-{n}" for n in range(2, KEPT_RUNS))}
+    assert value_before(other, 2) == 1.0
+
+
+def test_a_run_in_use_is_kept_however_young_the_others_are(tmp_path: Path) -> None:
+    for n in range(KEPT_RUNS + 3):
+        used(tmp_path, f"run-{n}", at=2**33 + n)  # a clock that was wrong
+
+    state = LocalState(tmp_path, site="north", run="mine")
+    state.save(arrays(2.0), server_round=1)
+
+    assert value_before(state, 2) == 2.0
+    assert len(list((tmp_path / "north").iterdir())) == KEPT_RUNS

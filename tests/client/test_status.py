@@ -1,5 +1,6 @@
 """Healthy means connected, able to train and waiting for nobody; whatever is not so is said."""
 
+import os
 import shutil
 import socket
 import tempfile
@@ -50,7 +51,6 @@ ABLE = DeskReport(
     last_round={"trial-1": 3},
     waiting=(),
     busy_since=None,
-    counts=None,
 )
 
 
@@ -61,6 +61,9 @@ class Desk:
         self._report = report
 
     def answer(self, content: bytes, *, is_wanted: Callable[[], bool]) -> bytes | None:
+        raise NotImplementedError
+
+    def turned_away(self, reason: str) -> None:
         raise NotImplementedError
 
     def reasons_against(self) -> tuple[str, ...]:
@@ -102,6 +105,19 @@ def shown(status: SiteStatus) -> str:
     with console.capture() as captured:
         console.print(status_view(status))
     return captured.get()
+
+
+def test_what_comes_from_outside_cannot_paint_over_the_status(home: SiteHome) -> None:
+    painted = CONNECTED.model_copy(
+        update={"trouble": "no\x1b[2J", "coordinator": "\x1b[8m", "refused_bundle": "a\rb"}
+    )
+    write(home, painted)
+
+    text = shown(site_status(home, NOW))
+
+    assert not {"\x1b", "\r"} & set(text)
+    assert "no\\x1b[2J" in text
+    assert "a\\x0db" in text
 
 
 def test_site_that_is_connected_and_able_is_healthy(
@@ -267,3 +283,20 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def test_a_report_that_is_no_plain_small_file_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "connector.json"
+    whole = tmp_path / "whole.json"
+    whole.write_text(CONNECTED.model_dump_json())
+    path.symlink_to(whole)
+    with pytest.raises(SiteError, match="cannot be read"):
+        read_report(path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(SiteError, match="no regular file"):
+        read_report(path)
+    path.unlink()
+    path.write_text(CONNECTED.model_dump_json() + " " * 70_000)
+    with pytest.raises(SiteError, match="longer than"):
+        read_report(path)

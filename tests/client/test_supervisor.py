@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from client.home import SiteHome
+from common.lock import Lock
 
 CHILD = """
 import os, signal, sys, time
@@ -170,26 +171,31 @@ def test_second_supervisor_of_a_site_does_not_start(site: Site) -> None:
     assert len(site.pids("trainer")) == 1
 
 
-def test_socket_that_a_killed_trainer_left_is_cleared_away(site: Site) -> None:
-    with socket.socket(socket.AF_UNIX) as left:
-        left.bind(str(site.home.socket))
-
-    site.start()
-    wait_until(site.are_both_up)
-
-    assert not site.home.socket.exists()
-
-
 def test_trainer_that_runs_as_a_service_is_not_disturbed(site: Site) -> None:
-    with socket.socket(socket.AF_UNIX) as service:
-        service.bind(str(site.home.socket))
-        service.listen()
-
+    with Lock(site.home.trainer_lock, "held"):
         said = site.start().communicate(timeout=20)[1]
 
     assert "a trainer of this site runs already" in said
-    assert site.home.socket.exists()
     assert not site.are_both_up()
+
+
+def test_whatever_stands_at_the_socket_does_not_end_the_supervisor(site: Site) -> None:
+    (site.home.run / "trainer.fails").touch()
+    with socket.socket(socket.AF_UNIX) as stranger:
+        site.start()
+        wait_until(lambda: len(site.pids("trainer")) == 1)
+        stranger.bind(str(site.home.socket))
+        stranger.listen()
+
+        wait_until(lambda: len(site.pids("trainer")) == 2)
+        (site.home.run / "trainer.fails").unlink()
+        wait_until(lambda: len(site.pids("trainer")) == 3)
+
+        assert site.process is not None
+        assert site.process.poll() is None
+        assert len(site.pids("connector")) == 1
+        said = site.end(signal.SIGTERM)
+    assert "Traceback" not in said
 
 
 def test_what_the_children_say_is_kept_in_their_logs(site: Site) -> None:

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from client.trainer import Trainer
+from client.trainer_process import LazyTrainer
 from common.config import RunConfig
 from common.config_file import canonical_json
+from common.digests import architecture_digest
 from common.errors import DataError, RunError
 from common.layers import held_by
 from common.local_site import LocalSite
@@ -59,7 +61,7 @@ def a_request(
     )
 
 
-def train(trainer: Trainer, request: TrainRequest) -> Update:
+def train(trainer: Trainer | LazyTrainer, request: TrainRequest) -> Update:
     answer = trainer.train(request)
     assert isinstance(answer, Update), answer
     return answer
@@ -304,3 +306,37 @@ def test_the_last_model_is_measured_with_the_layers_its_round_left_at_the_site(
         return answer.metrics["loss_total"]
 
     assert loss_of(1) != loss_of(0)
+
+
+def test_the_networks_digest_is_the_one_that_the_coordinator_signs(
+    valley: Trainer, config: RunConfig
+) -> None:
+    network = build_network(config.model, config.task_table(), seed=config.seed)
+    whole = architecture_digest(read_arrays(network, array_names(network)))
+    encoder = config.model.encoder.model_copy(update={"pretrained": True})
+    model = config.model.model_copy(update={"encoder": encoder})
+    with_weights = config.model_copy(update={"model": model})
+
+    assert valley.architecture_digest(canonical_json(config)) == whole
+    assert valley.architecture_digest(canonical_json(with_weights)) == whole
+
+
+def test_a_trainer_that_is_told_so_trains_on_the_shard_that_lies_there_now(
+    shards: dict[str, Path], config: RunConfig, tmp_path: Path
+) -> None:
+    folder = tmp_path / "shard"
+    shutil.copytree(shards["valley"], folder)
+    trainer = LazyTrainer(a_site("valley", "retina", folder, tmp_path / "state"))
+    train(trainer, a_request(config))
+    shutil.rmtree(folder)
+    shutil.copytree(shards["valley"], folder)
+    targets = np.load(folder / "targets.npy")
+    np.save(folder / "targets.npy", np.flip(targets, axis=0))
+    fresh = train(
+        Trainer(a_site("valley", "retina", folder, tmp_path / "other")), a_request(config)
+    )
+
+    trainer.reopen()
+    update = train(trainer, a_request(config))
+
+    assert all(update.arrays[n].tobytes() == fresh.arrays[n].tobytes() for n in fresh.arrays)

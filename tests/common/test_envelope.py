@@ -1,11 +1,14 @@
 """What was signed is what arrives; whatever was changed on the way is refused."""
 
+import hashlib
+import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from common.config_file import load_config
 from common.digests import architecture_digest, arrays_digest, message_digest
@@ -192,6 +195,35 @@ def test_digests_do_not_depend_on_the_order_or_layout_of_arrays() -> None:
     )
     assert architecture_digest({"a": one}) == architecture_digest({"a": one * 2})
     assert architecture_digest({"a": one}) != architecture_digest({"a": one.T})
+
+
+def test_no_name_of_an_array_passes_for_another_array() -> None:
+    one, two = np.arange(3, dtype=np.float32), np.ones((2, 2), dtype=np.float32)
+    content = hashlib.sha256(one.data).hexdigest()
+    line = f"a <f4 {one.shape} {content}\n"  # as a digest of plain lines would hold it
+    entry = f'a","<f4",[3],"{content}"],["b'
+
+    honest = {"a": one, "b": two}
+    for forged in ({f"{line}b": two}, {entry: two}):
+        assert arrays_digest(honest) != arrays_digest(forged)
+    outline = {"a <f4 (3,)\nb": two}
+    assert architecture_digest(honest) != architecture_digest(outline)
+
+
+@pytest.mark.parametrize("text", ["a\x1b[2K", "a\n", "north ", "Nord", "", "a" * 64])
+@pytest.mark.parametrize("key", ["name", "task"])
+def test_names_in_a_manifest_are_plain(key: str, text: str) -> None:
+    values = {"name": "north", "task": "chestx", "signing_key": "k"} | {key: text}
+
+    with pytest.raises(ValidationError):
+        ManifestSite.model_validate(values)
+
+
+def test_the_federation_of_a_manifest_is_plain(manifest: SignedManifest) -> None:
+    values = json.loads(manifest.manifest_json)
+
+    with pytest.raises(ValidationError, match="federation"):
+        Manifest.model_validate_json(json.dumps(values | {"federation": "a\x1b[8m"}))
 
 
 def test_a_key_file_is_its_owners_alone(tmp_path: Path) -> None:

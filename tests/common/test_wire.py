@@ -247,6 +247,18 @@ def test_arrays_of_another_type_are_refused_on_both_ends() -> None:
         decode_answer(packed(doubles), Update)
 
 
+@pytest.mark.parametrize(
+    "name", ["a b", "trunk.weight\n", "", "trunk/weight", "a\x1b[2K", "gew\u00e4cht"]
+)
+def test_array_under_a_name_that_is_not_plain_is_refused_on_both_ends(name: str) -> None:
+    arrays = {name: np.ones(2, dtype=np.float32)}
+
+    with pytest.raises(WireError, match="is not of letters, digits"):
+        encode(an_update(arrays=arrays))
+    with pytest.raises(WireError, match="is not of letters, digits"):
+        decode_answer(packed(arrays), Update)
+
+
 def test_arrays_that_are_not_packed_are_refused() -> None:
     content = encode(an_update())
     content["arrays"] = ArrayRecord({"trunk.weight": Array(np.ones(2, dtype=np.float32))})

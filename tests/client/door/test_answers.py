@@ -177,3 +177,13 @@ def test_a_stored_answer_that_was_altered_is_not_sent(answers: Answers) -> None:
 def test_a_runs_name_leads_nowhere_else_on_the_disk(answers: Answers, run: str) -> None:
     with pytest.raises(DataError, match="cannot name a file"):
         answers.record_of(run)
+
+
+def test_a_manifest_that_ends_earlier_does_not_shorten_a_runs_order(answers: Answers) -> None:
+    store(answers, asked("train", 1))
+    earlier = NOW + timedelta(hours=1)
+    answers.store(asked("train", 2), b"two", run="run-1", expires_at=earlier, now=NOW)
+
+    answers.prune(earlier + KEPT_AFTER_EXPIRY)
+
+    assert isinstance(place_of(asked("train", 1), answers.record_of("run-1")), Late)

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import threading
+import tracemalloc
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from client.audit import AuditLog, export, release_fields, verify
+from client.audit_lines import line_of, record_hash
 from common.errors import AuditError
 from common.wire import Update
 
@@ -52,22 +54,18 @@ def test_a_changed_line_is_found(path: Path) -> None:
 
 
 def test_a_changed_line_with_a_new_hash_is_found_at_the_next(path: Path) -> None:
-    from client.audit_lines import record_hash
-
     lines = path.read_text().splitlines()
     record = json.loads(lines[2]) | {"round": 9}
-    lines[2] = json.dumps(record | {"hash": record_hash(record)})
+    lines[2] = line_of(record | {"hash": record_hash(record)}).decode().strip()
     path.write_text("\n".join(lines) + "\n")
 
     assert verify(path).problems[0].startswith("line 4: changed")
 
 
 def test_a_changed_last_line_with_a_new_hash_is_found_by_the_head(path: Path) -> None:
-    from client.audit_lines import record_hash
-
     lines = path.read_text().splitlines()
     record = json.loads(lines[4]) | {"round": 9}
-    lines[4] = json.dumps(record | {"hash": record_hash(record)})
+    lines[4] = line_of(record | {"hash": record_hash(record)}).decode().strip()
     path.write_text("\n".join(lines) + "\n")
 
     assert verify(path).problems[0].startswith("line 5: changed")
@@ -224,6 +222,68 @@ def test_a_line_that_is_no_record_ends_the_export_and_the_writing(path: Path) ->
         list(export(path))
     with pytest.raises(AuditError, match="last line was changed"):
         AuditLog(path).append("answer-released", NOW)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('"round":3', '"round":9,"round":3'),
+        ('"round":3', '"round": 3'),
+        ('"round":3', '"round":3.0'),
+        ('"round":3', '"round":NaN'),
+        ('"round":3', '"round":1e999'),
+        ('"round":3', '"round":' + "[" * 200_000),
+        ('"seq":3', '"seq":"3"'),
+        ('"event":"answer-released"', '"event":"answer\\ud800"'),
+        ('"time":"2026', '"time":"once'),
+    ],
+    ids=["key-twice", "space", "float", "nan", "infinite", "deep", "text", "surrogate", "time"],
+)
+def test_a_line_that_is_not_written_as_a_record_is_found(
+    path: Path, before: str, after: str
+) -> None:
+    lines = path.read_text().splitlines(keepends=True)
+    lines[2] = lines[2].replace(before, after)
+    path.write_text("".join(lines))
+
+    assert verify(path).problems[0].startswith("line 3: changed")
+
+
+def test_nothing_is_written_after_a_last_line_that_is_no_json(path: Path) -> None:
+    path.write_text(path.read_text().replace('"round":5', '"round":NaN'))
+
+    with pytest.raises(AuditError, match="last line was changed"):
+        AuditLog(path).append("answer-released", NOW)
+
+
+def test_a_link_is_not_followed(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    path.symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(OSError, match="symbolic links"):
+        AuditLog(path).append("site-paused", NOW)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_long_log_is_never_in_memory_as_a_whole(path: Path) -> None:
+    for _ in range(10):
+        AuditLog(path).append("request-refused", NOW, reason="x" * 2**20)
+
+    tracemalloc.start()
+    records = verify(path).records
+    assert sum(1 for _ in export(path)) == records == 15
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert most < 8 * 2**20 < path.stat().st_size
+
+
+def test_what_is_appended_during_an_export_waits_for_the_next(path: Path) -> None:
+    records = export(path)
+    next(records)
+    AuditLog(path).append("answer-released", NOW, round=6)
+
+    assert len(list(records)) == 4
 
 
 def test_a_record_longer_than_a_block_is_found_again(path: Path) -> None:

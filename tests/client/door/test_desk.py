@@ -1,8 +1,10 @@
 """What the desk says to honest requests, and to forged, altered, replayed and late ones."""
 
 import errno
+import json
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,8 +15,10 @@ import pytest
 
 from client.answers import Answers
 from client.approvals import Approvals
-from client.audit import verify
-from client.desk import Desk
+from client.audit import AuditLog, verify
+from client.desk import LARGE_BYTES, Desk
+from client.flood import MOST_A_MINUTE
+from client.trust import verified
 from common.config_file import canonical_json
 from common.digests import text_digest
 from common.errors import ConfigError, DataError
@@ -235,7 +239,7 @@ def test_what_the_run_key_did_not_sign_for_this_site_is_refused_and_audited(
     assert answer.code is RefusalCode.UNTRUSTED
     assert says in answer.reason
     assert trainer.trained == []
-    assert hospital.events() == ["request-received", "request-refused"]
+    assert hospital.events() == ["request-refused"]
     assert hospital.records()[-1]["code"] == "untrusted"
 
 
@@ -613,6 +617,7 @@ def test_the_standing_rule_approves_a_like_run_and_is_audited(
 ) -> None:
     hospital.approved()
     approval = {"mode": "standing", "may_differ": ["seed"], "standing_days": 30}
+    approval["max_standing_runs"] = 1
     hospital.set_policy(approval=approval)
     hospital.config = hospital.config.model_copy(update={"seed": 1})
     request = hospital.train_request(run="run-2")
@@ -625,3 +630,295 @@ def test_the_standing_rule_approves_a_like_run_and_is_audited(
     assert len(trainer.trained) == 1
     assert hospital.events()[1] == "run-approved"
     assert hospital.records()[1]["by"] == "standing rule"
+
+
+# --- what people decide while a round is trained ---------------------------------------------
+
+
+def end_consent(hospital: Hospital, manifest: SignedManifest) -> None:
+    del manifest
+    hospital.set_policy(consent_expires="2025-01-01")
+
+
+def keep_updates(hospital: Hospital, manifest: SignedManifest) -> None:
+    del manifest
+    hospital.set_policy(release__update=False)
+
+
+def unpin(hospital: Hospital, manifest: SignedManifest) -> None:
+    del manifest
+    hospital.home.run_keys.write_text(PrivateKey.new().public.text + "\n")
+
+
+def meanwhile(
+    hospital: Hospital,
+    desk: Desk,
+    trainer: CountingTrainer,
+    decide: Callable[[Hospital, SignedManifest], None],
+) -> tuple[TrainRequest, SignedManifest, object]:
+    """Ask for a round, decide while it is trained, and return what came."""
+    request, manifest = hospital.train_request(), hospital.approved()
+    trainer.may_go_on.clear()
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(ask, desk, hospital.sealed(request, manifest))
+        assert trainer.has_begun.wait(timeout=10)
+        decide(hospital, manifest)
+        trainer.may_go_on.set()
+        return request, manifest, hospital.opened(asked.result(timeout=10), request)
+
+
+@pytest.mark.parametrize(
+    ("decide", "told"),
+    [
+        (revoke, (RefusalCode.FORBIDDEN, "revoked the run")),
+        (end_consent, (RefusalCode.FORBIDDEN, "consent to take part ended")),
+        (keep_updates, (RefusalCode.FORBIDDEN, "lets no update leave")),
+        (unpin, (RefusalCode.UNTRUSTED, "run key")),
+    ],
+)
+def test_what_is_withdrawn_while_a_round_is_trained_keeps_its_update(
+    hospital: Hospital,
+    desk: Desk,
+    trainer: CountingTrainer,
+    decide: Callable[[Hospital, SignedManifest], None],
+    told: tuple[RefusalCode, str],
+) -> None:
+    _, _, answer = meanwhile(hospital, desk, trainer, decide)
+
+    assert isinstance(answer, Refusal), answer
+    assert (answer.code, told[1] in answer.reason) == (told[0], True)
+    assert hospital.events()[-1] == "request-refused"
+    assert Answers(hospital.home.answers).record_of("run-1") is None
+
+
+def test_a_pause_lets_the_running_round_finish(
+    hospital: Hospital, desk: Desk, trainer: CountingTrainer
+) -> None:
+    _, _, answer = meanwhile(hospital, desk, trainer, pause)
+
+    assert isinstance(answer, Update)
+
+
+def test_metrics_that_were_withdrawn_while_a_round_was_trained_stay(
+    hospital: Hospital, desk: Desk, trainer: CountingTrainer
+) -> None:
+    def keep_metrics(hospital: Hospital, _manifest: SignedManifest) -> None:
+        hospital.set_policy(release__metrics=False)
+
+    _, _, answer = meanwhile(hospital, desk, trainer, keep_metrics)
+
+    assert isinstance(answer, Update)
+    assert (answer.metrics, answer.evaluation) == ({}, {})
+
+
+# --- a shard that is prepared anew -----------------------------------------------------------
+
+
+def put_shard(hospital: Hospital, _manifest: SignedManifest | None = None) -> None:
+    """Put a shard in the place of the former, as `fovea-site prepare` does."""
+    fresh = hospital.home.shard.with_name("fresh")
+    fresh.mkdir()
+    (fresh / "meta.json").write_text("{}")
+    if hospital.home.shard.exists():
+        hospital.home.shard.rename(hospital.home.shard.with_name(f"old-{fresh.stat().st_ino}"))
+    fresh.rename(hospital.home.shard)
+
+
+def with_fewer_patients(card: SiteCard) -> SiteCard:
+    values = json.loads(card.data_card_json)
+    values["parts"][0]["patients"] = 3  # of at least 4
+    return replace(card, num_examples=3, data_card_json=json.dumps(values))
+
+
+def test_a_shard_that_was_prepared_anew_is_opened_before_the_next_request(
+    hospital: Hospital, desk: Desk, trainer: CountingTrainer
+) -> None:
+    put_shard(hospital)
+    manifest, request = hospital.approved(), hospital.train_request()
+    desk.warm()
+    put_shard(hospital)
+    trainer.card = with_fewer_patients(trainer.card)
+
+    answer = refusal(hospital, desk, hospital.sealed(request, manifest), request)
+    again = refusal(hospital, desk, hospital.sealed(request, manifest), request)
+
+    assert "at least 4 patients" in answer.reason
+    assert again.code is answer.code
+    assert trainer.reopened == 1
+    assert hospital.events().count("shard-reopened") == 1
+    assert trainer.trained == []
+
+
+def test_what_was_made_from_a_former_shard_stays(
+    hospital: Hospital, desk: Desk, trainer: CountingTrainer
+) -> None:
+    put_shard(hospital)
+
+    request, manifest, answer = meanwhile(hospital, desk, trainer, put_shard)
+    after = hospital.opened(ask(desk, hospital.sealed(request, manifest)), request)
+
+    assert isinstance(answer, Refusal)
+    assert (answer.code, "prepared anew" in answer.reason) == (RefusalCode.UNAVAILABLE, True)
+    assert isinstance(after, Update)
+    assert len(trainer.trained) == 2
+
+
+def test_a_shard_that_was_taken_away_is_not_trained_on(
+    hospital: Hospital, desk: Desk, trainer: CountingTrainer
+) -> None:
+    put_shard(hospital)
+    desk.warm()
+    shutil.rmtree(hospital.home.shard)
+    request = hospital.train_request()
+
+    answer = refusal(hospital, desk, hospital.sealed(request, hospital.approved()), request)
+
+    assert answer.code is RefusalCode.UNAVAILABLE
+    assert trainer.trained == []
+    put_shard(hospital)
+    assert isinstance(
+        hospital.opened(ask(desk, hospital.sealed(request, hospital.approved())), request), Update
+    )
+
+
+# --- repeats, the network, reasons -----------------------------------------------------------
+
+
+def test_a_stored_answer_that_the_policy_would_not_release_whole_stays(
+    hospital: Hospital, desk: Desk
+) -> None:
+    manifest, request = hospital.approved(), hospital.train_request()
+    ask(desk, hospital.sealed(request, manifest))
+    hospital.set_policy(release__metrics=False)
+
+    answer = refusal(hospital, desk, hospital.sealed(request, manifest), request)
+
+    assert answer.code is RefusalCode.FORBIDDEN
+    assert "no longer lets all of this answer leave" in answer.reason
+
+
+def test_a_repeat_is_audited_like_the_release(hospital: Hospital, desk: Desk) -> None:
+    content = hospital.sealed(hospital.train_request(), hospital.approved())
+    ask(desk, content)
+    released = hospital.records()[-1]
+
+    ask(desk, content)
+
+    repeated = hospital.records()[-1]
+    assert repeated["event"] == "answer-repeated"
+    outline = ("answer", "num_examples", "arrays_digest", "metric_names", "evaluation_names")
+    assert [repeated[key] for key in outline] == [released[key] for key in outline]
+
+
+def test_a_manifest_for_another_network_than_the_site_builds_is_refused(
+    hospital: Hospital, desk: Desk, trainer: CountingTrainer
+) -> None:
+    request = hospital.train_request()
+    manifest = hospital.approved(architecture_digest="b" * 64)
+
+    answer = refusal(hospital, desk, hospital.sealed(request, manifest), request)
+
+    assert answer.code is RefusalCode.UNTRUSTED
+    assert "same Fovea version" in answer.reason
+    assert trainer.trained == []
+
+
+def test_the_reason_that_leaves_is_the_one_in_the_log(
+    hospital: Hospital, trainer: CountingTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no = Refusal("north", RefusalCode.UNABLE, "\x1b[2J" + "long " * 400)
+    monkeypatch.setattr(trainer, "train", lambda _request: no)
+    request = hospital.train_request()
+
+    answer = refusal(
+        hospital, hospital.desk(trainer), hospital.sealed(request, hospital.approved()), request
+    )
+
+    assert answer.reason == hospital.records()[-1]["reason"]
+    assert answer.reason.startswith("\\x1b[2Jlong")
+    assert len(answer.reason) == 500
+
+
+def test_the_report_tells_the_connector_nothing_of_patients(hospital: Hospital, desk: Desk) -> None:
+    desk.warm()
+
+    assert "14" not in desk.report().model_dump_json()
+
+
+# --- the door under a flood ------------------------------------------------------------------
+
+
+def test_refusals_that_anyone_can_cause_are_counted_beyond_so_many_a_minute(
+    hospital: Hospital, desk: Desk
+) -> None:
+    forged, _ = by_another_key(hospital)
+    for _ in range(MOST_A_MINUTE):
+        ask(desk, forged)
+    for _ in range(4):
+        ask(desk, forged)
+    ask(desk, b"nonsense")
+    desk.turned_away("too large")
+    written = hospital.events()
+
+    hospital.now += timedelta(minutes=1)
+    desk.settle()
+    desk.settle()
+    ask(desk, forged)
+
+    assert written == ["request-refused"] * MOST_A_MINUTE
+    assert hospital.events()[MOST_A_MINUTE:] == ["requests-refused", "request-refused"]
+    counted = hospital.records()[MOST_A_MINUTE]
+    assert counted["count"] == 6
+    assert counted["codes"] == {"untrusted": 4, "unreadable": 1, "turned-away": 1}
+
+
+def test_what_was_counted_is_written_before_the_desk_closes(hospital: Hospital, desk: Desk) -> None:
+    for _ in range(MOST_A_MINUTE + 2):
+        ask(desk, b"nonsense")
+
+    desk.close(within_s=1)
+
+    assert hospital.records()[-1]["count"] == 2
+
+
+def test_what_cannot_be_written_is_counted_on(
+    hospital: Hospital, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(MOST_A_MINUTE + 2):
+        ask(desk, b"nonsense")
+    hospital.now += timedelta(minutes=1)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(AuditLog, "append", full)
+        desk.settle()
+    desk.settle()
+
+    assert hospital.records()[-1]["count"] == 2
+
+
+def test_of_large_requests_one_at_a_time_is_read_before_it_is_believed(
+    hospital: Hospital, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hospital.arrays = {"trunk.weight": np.zeros(LARGE_BYTES // 4 + 1, dtype=np.float32)}
+    large = hospital.sealed(hospital.train_request(), hospital.manifest(), key=PrivateKey.new())
+    at_once, most = 0, []
+    lock = threading.Lock()
+
+    def slowly(*arguments: object, **named: object) -> object:
+        nonlocal at_once
+        with lock:
+            at_once += 1
+            most.append(at_once)
+        time.sleep(0.05)
+        with lock:
+            at_once -= 1
+        return verified(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("client.desk.verified", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: ask(desk, large), range(4)))
+
+    assert max(most) == 1

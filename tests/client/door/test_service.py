@@ -132,7 +132,9 @@ def test_a_request_beyond_the_sites_limit_is_turned_away_unread(
         stub.ask(bytes(4 * 2**20), 10)
     with pytest.raises(TooLargeError, match="more than 8 MB"):
         stub.ask(bytes(9 * 2**20), 10)
-    assert hospital.events() == []
+    (refused,) = hospital.records()
+    assert (refused["event"], refused["code"]) == ("request-refused", "turned-away")
+    assert "of 4.0 MB" in str(refused["reason"])
 
 
 @pytest.mark.parametrize(
@@ -154,7 +156,9 @@ def test_parts_that_are_no_whole_message_are_turned_away(
 
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert says in caught.value.details()
-    assert hospital.events() == []
+    (refused,) = hospital.records()
+    assert refused["code"] == "turned-away"
+    assert says in str(refused["reason"])
 
 
 def test_a_gigantic_single_part_is_turned_away(hospital: Hospital, server: Server) -> None:
@@ -198,6 +202,7 @@ def test_many_askers_leave_room_for_health_and_report(
         trainer.may_go_on.set()
         answers = {future.result(timeout=20) for future in asked}
 
+    assert "too many" in str(hospital.records()[MAX_ASKING + 1]["reason"])
     assert is_serving
     assert busy_since == hospital.now
     assert len(answers) == 1
@@ -258,13 +263,10 @@ def test_a_stale_socket_is_replaced_and_a_living_one_is_not(
     running.stop(grace_s=0)
 
 
-def test_what_is_no_socket_or_too_long_is_said(hospital: Hospital, short_path: Path) -> None:
-    hospital.home.socket.write_text("a file")
+def test_too_long_a_path_is_said(hospital: Hospital, short_path: Path) -> None:
     limits = hospital.settings.limits
     desk = hospital.desk(CountingTrainer(card=None))  # type: ignore[arg-type]
 
-    with pytest.raises(SiteError, match="is no socket"):
-        serve(desk, hospital.home.socket, limits)
     with pytest.raises(SiteError, match="at most 107"):
         serve(desk, short_path / ("a" * 100), limits)
     with pytest.raises(SiteError, match="at most 107"):
@@ -291,6 +293,9 @@ class BrokenDesk:
 
     def answer(self, content: bytes, *, is_wanted: object) -> bytes:
         raise ValueError("patient-7")
+
+    def turned_away(self, reason: str) -> None:
+        raise NotImplementedError
 
     def report(self) -> object:
         raise ValueError("patient-7")

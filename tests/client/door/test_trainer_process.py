@@ -11,6 +11,7 @@ import pytest
 from client.audit import verify
 from client.service import TrainerStub
 from common.config import RunConfig
+from common.digests import architecture_digest
 from common.layers import held_by
 from common.model.arrays import array_names, read_arrays
 from common.model.network import build_network
@@ -38,6 +39,7 @@ def real(short_path: Path, door_config: RunConfig, shards: dict[str, Path]) -> H
     made = make_hospital(short_path / "site", config=door_config)
     made.home.shard.symlink_to(shards["north"])
     network = build_network(door_config.model, door_config.task_table(), seed=door_config.seed)
+    made.architecture = architecture_digest(read_arrays(network, array_names(network)))
     made.arrays = read_arrays(network, held_by("chestx", array_names(network)))
     made.now = datetime.now(UTC)
     return made
