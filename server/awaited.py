@@ -53,7 +53,7 @@ class Awaited:
         self._patience = patience
         self._deadline = now + patience.timeout_s
         self._ask_at: float | None = now  # None: asked, nothing to do but wait
-        self._was_asked = False
+        self._asked_at: float | None = None  # last; None: never
         self._gone_since: float | None = None
         self._connection: str | None = None  # the one it was asked over
         self._refused_since: float | None = None
@@ -74,10 +74,9 @@ class Awaited:
         """Say whether it is to be asked now."""
         return self._gone_since is None and self._ask_at is not None and now >= self._ask_at
 
-    def asked(self) -> None:
+    def asked(self, *, now: float) -> None:
         """Take in that it was asked."""
-        self._ask_at = None
-        self._was_asked = True
+        self._ask_at, self._asked_at = None, now
 
     def not_reached(self, *, now: float) -> None:
         """Take in that its node was away after all, whatever was last known; ask again soon."""
@@ -87,8 +86,8 @@ class Awaited:
         """Take in a refusal; return it when it is final."""
         if refusal.code not in self._patience.passing:
             return refusal
-        if self._refused_since is None:
-            self._refused_since = now
+        if self._refused_since is None or self._worked_until(now):
+            self._refused_since, self._pause_s = now, FIRST_PAUSE_S
         if now - self._refused_since >= self._patience.grace_s:
             return refusal
         self._last = refusal
@@ -120,8 +119,12 @@ class Awaited:
             return self._last
         return self._missing(f"no answer within {self._patience.timeout_s:g} s")
 
+    def _worked_until(self, now: float) -> bool:
+        """Say whether it took the last request up: one that it cannot is refused at once."""
+        return self._asked_at is not None and now - self._asked_at >= self._patience.grace_s
+
     def _away(self, how: str) -> NoAnswer:
-        if not self._was_asked:
+        if self._asked_at is None:
             return self._missing("its node was not connected")
         return self._missing(f"its node left and {how}")
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
+from common.config import RunConfig
 from common.durable import read_array_file, write_array_file
 from common.errors import RunError
 from common.wire import Arrays
@@ -51,6 +52,13 @@ class Checkpoint:
     strategy: Arrays
     participation: tuple[Participation, ...]
     progression: Progression
+    late_replies: int = 0  # answers that came, until then, when they were no longer wanted
+
+    def is_last(self, config: RunConfig) -> bool:
+        """Say whether no round is left: all are done, or the score no longer improves."""
+        rules = config.federation
+        no_longer_improves = self.progression.evaluations_since_best >= rules.patience
+        return self.server_round >= rules.rounds or no_longer_improves
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,7 @@ class _Note:
     server_round: int
     participation: Sequence[Participation]
     progression: Progression
+    late_replies: int
 
 
 _NOTE: TypeAdapter[_Note] = TypeAdapter(_Note)
@@ -121,6 +130,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         server_round=checkpoint.server_round,
         participation=checkpoint.participation,
         progression=checkpoint.progression,
+        late_replies=checkpoint.late_replies,
     )
     content: dict[str, JsonValue] = _NOTE.dump_python(note, mode="json")
     write_array_file(path, arrays, content)
@@ -149,6 +159,7 @@ def load_checkpoint(path: Path, *, config_digest: str) -> Checkpoint:
         strategy=_under(_STRATEGY, arrays),
         participation=tuple(note.participation),
         progression=note.progression,
+        late_replies=note.late_replies,
     )
 
 

@@ -98,6 +98,14 @@ def standing_sentence(summary: Summary) -> str:
     )
 
 
+def late_sentence(summary: Summary) -> str:
+    """Say how many answers came twice or too late, "" if none did."""
+    if not summary.late_replies:
+        return ""
+    came = "1 answer" if summary.late_replies == 1 else f"{summary.late_replies} answers"
+    return f"{came} came twice or too late and changed nothing."
+
+
 def asked_to_train(entry: RoundEntry) -> tuple[SiteRoundEntry, ...]:
     """Return a round's sites without those that only measured its model."""
     return tuple(site for site in entry.sites if site.outcome is not Outcome.MEASURED)

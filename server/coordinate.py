@@ -18,7 +18,7 @@ from common.layers import unmatched_prefixes
 from common.wire import Arrays, SiteCard
 from server.aggregate import AGGREGATIONS
 from server.checkpoint import NOTHING_EVALUATED, Checkpoint, ModelFiles
-from server.exchange import Discovery, Exchange
+from server.exchange import LATECOMER_S, Discovery, Exchange
 from server.participation import Participation, Verdict, verdict
 from server.round_report import CentralEvaluator, Progress, ResultT, Tracker
 from server.rounds import Federation, measure_untrained, run_rounds
@@ -116,7 +116,8 @@ def coordinate(
         resume: Go on after this state instead of from the beginning.
 
     Raises ConfigError when configuration and network do not fit, RunError when too few sites are
-    there or the checkpoint is another run's, and whatever the instruments raise.
+    there for the rounds that are left or the checkpoint is another run's, and whatever the
+    instruments raise.
     """
     started = time.monotonic()
     if resume is not None and resume.run != run:
@@ -138,7 +139,7 @@ def coordinate(
             if resume is None
             else None
         )
-        discovery = _sites(config, exchange, instruments.progress)
+        discovery = _sites(config, exchange, instruments.progress, is_over=start.is_last(config))
     federation = Federation(
         run=run,
         config=config,
@@ -149,6 +150,7 @@ def coordinate(
         tracker=instruments.tracker,
         progress=instruments.progress,
         files=instruments.files,
+        late_before=start.late_replies,
     )
     finished = run_rounds(federation, start, untrained=measuring.result() if measuring else None)
     last = finished.state
@@ -167,7 +169,7 @@ def coordinate(
         best_round=last.progression.best_round,
         best_score=last.progression.best_score,
         was_stopped=finished.was_stopped,
-        late_replies=exchange.late_replies,
+        late_replies=federation.late_replies(),
         files=instruments.files,
         wall_s=time.monotonic() - started,
     )
@@ -185,15 +187,22 @@ def _beginning(config: RunConfig, run: str) -> Checkpoint:
     )
 
 
-def _sites(config: RunConfig, exchange: Exchange, progress: Progress) -> Discovery:
-    discovery = exchange.discover(
-        wait_s=config.federation.wait_for_sites_s, waiting_for=progress.waiting_for
-    )
-    if len(discovery.cards) < config.federation.min_sites and not exchange.is_stopped():
+def _sites(
+    config: RunConfig, exchange: Exchange, progress: Progress, *, is_over: bool
+) -> Discovery:
+    """Meet the sites. Of a run whose rounds are over only what they measure last is wanted."""
+    rules = config.federation
+    wait_s = rules.wait_for_sites_s
+    if is_over:
+        # Nobody comes back to a run that is over: its report waits a moment, and for no minimum.
+        wait_s = min(wait_s, max(rules.return_grace_s, LATECOMER_S))
+        return exchange.discover(wait_s=wait_s, waiting_for=progress.waiting_for)
+    discovery = exchange.discover(wait_s=wait_s, waiting_for=progress.waiting_for)
+    if len(discovery.cards) < rules.min_sites and not exchange.is_stopped():
         absent = "; ".join(f"{site}: {why.reason}" for site, why in discovery.absent.items())
         raise RunError(
             f"{len(discovery.cards)} of {len(config.sites)} sites are there, federation.min_sites "
-            f"is {config.federation.min_sites}. Absent: {absent}."
+            f"is {rules.min_sites}. Absent: {absent}."
         )
     return discovery
 

@@ -141,9 +141,10 @@ class Correspondence:
             one.see(connection, gone_since=self._gone_since.get(letter.node), now=now)
         due = [letter for letter, one in awaited.items() if one.is_due(now=now)]
         sent = self._post.send(due, timeout_s=patience.timeout_s)
+        now = time.monotonic()  # sending models takes a while
         for letter in due:
             if letter in sent:
-                awaited[letter].asked()
+                awaited[letter].asked(now=now)
             else:
                 awaited[letter].not_reached(now=now)
         return bool(sent)

@@ -14,6 +14,7 @@ from flwr.serverapp import Grid
 
 from common.config_file import LoadedConfig, config_digest
 from common.errors import ConfigError, FoveaError, RunError
+from common.lock import Lock
 from common.log import configure
 from common.manifest import Manifest, expired, open_manifest
 from common.signing import public_key, read_private_key
@@ -25,8 +26,13 @@ from server.journal import Journal
 from server.logged_progress import LoggedProgress, log_preparation
 from server.operations.admitted import read_admitted
 from server.operations.home import CoordinatorHome, RunFolder
-from server.operations.lock import Lock
-from server.operations.order import pinned_run_keys, read_manifest, read_order
+from server.operations.order import (
+    Order,
+    check_unexpired,
+    pinned_run_keys,
+    read_manifest,
+    read_order,
+)
 from server.operations.reported_progress import ReportedProgress
 from server.operations.run_status import Phase, read_status
 from server.operations.runs import lock_file
@@ -88,14 +94,25 @@ def run_deployment(grid: Grid, run_config: Mapping[str, UserConfigValue]) -> Sum
         _logged_to(folder.log),
         _reported(folder) as progress,
     ):
-        mandate = _mandate(home, folder, started_at)
-        return _run(grid, folder, mandate=mandate, progress=progress)
+        order, loaded = read_order(folder)
+        checkpoint = _last_state(folder, loaded)
+        # Once no round is left the report needs neither the sites nor their consent.
+        is_over = checkpoint is not None and checkpoint.is_last(loaded.run)
+        mandate = _mandate(home, folder, started_at, needs_sites=not is_over)
+        return _run(grid, folder, order, loaded, checkpoint, mandate=mandate, progress=progress)
 
 
-def _run(grid: Grid, folder: RunFolder, *, mandate: Mandate, progress: ReportedProgress) -> Summary:
-    order, loaded = read_order(folder)
+def _run(
+    grid: Grid,
+    folder: RunFolder,
+    order: Order,
+    loaded: LoadedConfig,
+    checkpoint: Checkpoint | None,
+    *,
+    mandate: Mandate,
+    progress: ReportedProgress,
+) -> Summary:
     config, out = loaded.run, folder.out.resolve()
-    checkpoint = _last_state(folder, loaded)
     progress.go_on(after=checkpoint.server_round if checkpoint else 0)
     network = check_plan(config, out=out, goes_on=checkpoint is not None)
     reference = prepare_reference(loaded, data_root=order.data_root, out=out, watch=log_preparation)
@@ -137,20 +154,20 @@ def _run(grid: Grid, folder: RunFolder, *, mandate: Mandate, progress: ReportedP
     return summary
 
 
-def _mandate(home: CoordinatorHome, folder: RunFolder, now: datetime) -> Mandate:
+def _mandate(
+    home: CoordinatorHome, folder: RunFolder, now: datetime, *, needs_sites: bool
+) -> Mandate:
     key = read_private_key(home.run_key)
     signed = read_manifest(folder)
     manifest = open_manifest(signed, run_keys=pinned_run_keys(home))
     if manifest.run != folder.name:
         raise RunError(f"{folder.manifest}: is of run {manifest.run}. Restore the run's own.")
-    if expired(manifest, now):
-        raise RunError(
-            f"the manifest expired on {manifest.expires_at:%Y-%m-%d}. Sign a new one with `fovea "
-            f"resume {folder.name} --renew-manifest`: every site must approve it again."
-        )
+    if needs_sites:
+        check_unexpired(manifest, now)
     keys = {site.name: public_key(site.signing_key) for site in manifest.sites}
     sealing = Signed(manifest=signed, run_key=key, site_keys=keys)
-    return Mandate(sealing, _nodes(home, manifest))
+    # Every site would refuse what an expired manifest asks: then none is asked.
+    return Mandate(sealing, {} if expired(manifest, now) else _nodes(home, manifest))
 
 
 def _nodes(home: CoordinatorHome, manifest: Manifest) -> dict[str, int]:

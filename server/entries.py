@@ -7,7 +7,7 @@ from platform import python_version
 from common.config import PhantomSource, RunConfig
 from common.evaluate import TaskReport
 from common.metrics.estimate import finite_or_none
-from common.wire import Metrics, SiteCard
+from common.wire import Metrics
 from server.central_eval import CentralResult
 from server.participation import Outcome
 from server.round_report import RoundReport, SiteRound
@@ -68,14 +68,10 @@ def task_entry(report: TaskReport) -> TaskEntry:
     )
 
 
-def site_entries(config: RunConfig, cards: Mapping[str, SiteCard]) -> tuple[SiteEntry, ...]:
+def site_entries(config: RunConfig, num_examples: Mapping[str, int]) -> tuple[SiteEntry, ...]:
     """Return the run's sites, those that never answered without a count."""
     return tuple(
-        SiteEntry(
-            name=site.name,
-            task=site.task,
-            num_examples=cards[site.name].num_examples if site.name in cards else None,
-        )
+        SiteEntry(name=site.name, task=site.task, num_examples=num_examples.get(site.name))
         for site in config.sites
     )
 

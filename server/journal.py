@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -67,13 +68,19 @@ class Journal:
         self._started_at = started_at.astimezone(UTC)
         self._kept = KeptRounds(out)
         self._rounds: list[KeptRound] = []
-        self._measured_last: Mapping[str, Metrics] = {}  # of the last round's model
-        self._cards: dict[str, SiteCard] = {}
+        self._note = RunNote(
+            started_at=self._started_at.isoformat(),
+            tracking_run_id=tracker.run_id,
+            told_until=-1,
+            num_examples={},
+            measured_round=0,
+            measured={},
+        )
 
     def begin(self, reference_cards: Mapping[str, DataCard]) -> None:
         """Record the configuration and, per task, the reference set's data card."""
         self._kept.clear()
-        self._note(told_until=-1)
+        self._remember(self._note)
         self._record_plan(reference_cards)
 
     def go_on(self, reference_cards: Mapping[str, DataCard], *, after: int) -> None:
@@ -84,24 +91,27 @@ class Journal:
 
         Raises RunError or DataError when what was kept cannot be read.
         """
-        note = self._kept.read_note()
-        told_until = note.told_until
-        if note.tracking_run_id != self._tracker.run_id:
+        known = self._kept.read_note()
+        told_until = known.told_until
+        if known.tracking_run_id != self._tracker.run_id:
             told_until = -1
             self._record_plan(reference_cards)
         for kept in self._kept.read(until=after):
             self._rounds.append(kept)
             if kept.entry.round > told_until:
                 self._tell(kept)
-        self._note(told_until=after)
+        run_id = self._tracker.run_id
+        self._remember(replace(known, tracking_run_id=run_id, told_until=after))
 
     def run_started(self, cards: Mapping[str, SiteCard]) -> None:
         """Record the data cards of the sites that are there."""
         self.sites_joined(cards)
 
     def sites_joined(self, cards: Mapping[str, SiteCard]) -> None:
-        """Record the data cards of sites that have come."""
-        self._cards |= cards
+        """Record who has come: what is known of them outlasts their leaving, and this process."""
+        came = {site: card.num_examples for site, card in cards.items()}
+        known = {**self._note.num_examples, **came}
+        self._remember(replace(self._note, num_examples=known))
         for site, card in cards.items():
             self._keep_card(site, card_from_dict(json.loads(card.data_card_json)))
 
@@ -118,16 +128,21 @@ class Journal:
     def round_finished(self, report: RoundReport[CentralResult]) -> None:
         """Tell MLflow of a round's numbers and draw what its model sees."""
         self._tell(self._rounds[-1])
-        self._note(told_until=report.server_round)
+        self._remember(replace(self._note, told_until=report.server_round))
 
     def sites_measured(self, server_round: int, evaluations: Mapping[str, Metrics]) -> None:
         """Take in what sites found of the last round's model."""
-        self._measured_last = evaluations
+        # A run that broke off after this asks again, and some may then be away.
+        earlier = self._note.measured if self._note.measured_round == server_round else {}
+        found = {**earlier, **evaluations}
+        self._remember(replace(self._note, measured_round=server_round, measured=found))
         self._tracker.log_evaluations(evaluations, step=server_round)
 
     def rounds(self) -> tuple[RoundEntry, ...]:
         """Return the entries of the finished rounds, with what the sites found a round later."""
-        found = [*(kept.evaluations_before for kept in self._rounds[1:]), self._measured_last]
+        found = [kept.evaluations_before for kept in self._rounds[1:]]
+        last = self._rounds[-1].entry.round if self._rounds else None
+        found.append(self._note.measured if last == self._note.measured_round else {})
         sites = [site.name for site in self._config.sites]
         return tuple(
             with_evaluations(kept.entry, evaluations, sites=sites)
@@ -177,7 +192,7 @@ class Journal:
                 run=self._config.name,
                 verdict=Status.FAILED,
                 reasons=(reason,),
-                cards=self._cards,
+                late_replies=None,
                 best_round=None,
                 files={},
                 tracking=tracking,
@@ -196,7 +211,7 @@ class Journal:
             run=result.run,
             verdict=result.verdict.status,
             reasons=result.verdict.reasons,
-            cards=result.cards,
+            late_replies=result.late_replies,
             best_round=result.best_round,
             files=files,
             tracking=self._tracker.entry(),
@@ -208,7 +223,7 @@ class Journal:
         run: str,
         verdict: Status,
         reasons: tuple[str, ...],
-        cards: Mapping[str, SiteCard],
+        late_replies: int | None,
         best_round: int | None,
         files: Mapping[str, Path],
         tracking: TrackingEntry,
@@ -219,13 +234,14 @@ class Journal:
             run=run,
             verdict=verdict,
             reasons=reasons,
+            late_replies=late_replies,
             started_at=self._started_at.isoformat(timespec="seconds"),
             wall_s=(datetime.now(UTC) - self._started_at).total_seconds(),
             seed=self._config.seed,
             config_digest=config_digest(self._config),
             versions=installed_versions(),
             tasks=tasks_about(self._config),
-            sites=site_entries(self._config, cards),
+            sites=site_entries(self._config, self._note.num_examples),
             best_round=best_round,
             rounds=self.rounds(),
             tracking=tracking,
@@ -237,9 +253,9 @@ class Journal:
         for task, card in reference_cards.items():
             self._keep_card(f"reference-{task}", card)
 
-    def _note(self, *, told_until: int) -> None:
-        started_at, run_id = self._started_at.isoformat(), self._tracker.run_id
-        self._kept.write_note(RunNote(started_at, run_id, told_until))
+    def _remember(self, note: RunNote) -> None:
+        self._kept.write_note(note)
+        self._note = note
 
     def _tell(self, kept: KeptRound) -> None:
         server_round = kept.entry.round

@@ -43,6 +43,9 @@ class RunNote:
     started_at: str  # ISO 8601 with time zone
     tracking_run_id: str  # MLflow's
     told_until: int  # the last round that MLflow was told of; -1: none
+    num_examples: Mapping[str, int]  # training pictures of every site that has been there
+    measured_round: int  # whose model the sites measured when no training request brought it
+    measured: Mapping[str, Mapping[str, float]]  # what they found, by site
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from server.comparison import (
     averaged_classes,
     count,
     interval,
+    late_sentence,
     number,
     remarks,
     site_rows,
@@ -116,7 +117,8 @@ def _heading(summary: Summary) -> str:
         f'<span class="verdict {summary.verdict}">{BADGE[summary.verdict]}: '
         f"{attendance(summary)}</span></h1>"
         f'<p class="lead">{len(summary.tasks)} tasks, {trained_rounds(summary)} rounds '
-        f"in {summary.wall_s:.0f} s. {escape(standing_sentence(summary))}</p>"
+        f"in {summary.wall_s:.0f} s. {escape(standing_sentence(summary))} "
+        f"{escape(late_sentence(summary))}</p>"
         f'<p class="warn">{warnings}</p>' + (f"<ul>{reasons}</ul>" if reasons else "")
     )
 

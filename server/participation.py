@@ -65,22 +65,28 @@ def verdict(
 
     COMPLETE when every required site (every site, where none is named as required) answered in
     every round; FAILED when no round changed the model; PARTIAL in between, and when a person
-    stopped it after a round.
+    stopped it after a round. The reasons name every site and round that is missing, those of
+    optional sites too: a run may be COMPLETE with reasons.
     """
     stopped: tuple[str, ...] = ()
     if stopped_after is not None:
         stopped = (f"stopped by the coordinator after round {stopped_after}.",)
+    required = required_sites or sites
+    binding = _reasons(rounds, required, called="site")
+    others = [site for site in sites if site not in required]
+    optional = _reasons(rounds, others, called="optional site")
     if not any(participation.changed_model for participation in rounds):
-        reasons = _reasons(rounds, sites) or ("no round took place.",)
+        reasons = (*binding, *optional) or ("no round took place.",)
         return Verdict(Status.FAILED, (*stopped, *reasons))
-    reasons = (*stopped, *_reasons(rounds, required_sites or sites))
-    unchanged = [p.server_round for p in rounds if not p.changed_model]
-    if unchanged:
-        reasons = (*reasons, f"too few updates in {_rounds(unchanged)}: the model stayed.")
-    return Verdict(Status.PARTIAL if reasons else Status.COMPLETE, reasons)
+    if unchanged := [p.server_round for p in rounds if not p.changed_model]:
+        binding = (*binding, f"too few updates in {_rounds(unchanged)}: the model stayed.")
+    status = Status.PARTIAL if stopped or binding else Status.COMPLETE
+    return Verdict(status, (*stopped, *binding, *optional))
 
 
-def _reasons(rounds: Sequence[Participation], sites: Sequence[str]) -> tuple[str, ...]:
+def _reasons(
+    rounds: Sequence[Participation], sites: Sequence[str], *, called: str
+) -> tuple[str, ...]:
     reasons: list[str] = []
     for site in sites:
         seen: dict[tuple[str, str], list[int]] = {}
@@ -90,7 +96,7 @@ def _reasons(rounds: Sequence[Participation], sites: Sequence[str]) -> tuple[str
                 seen.setdefault((reply.outcome, reply.reason), []).append(
                     participation.server_round
                 )
-        reasons.extend(_sentence(site, how, numbers) for how, numbers in seen.items())
+        reasons.extend(_sentence(f"{called} {site}", how, numbers) for how, numbers in seen.items())
     return tuple(reasons)
 
 
@@ -101,7 +107,7 @@ def _reply_of(site: str, participation: Participation) -> Reply:
 
 def _sentence(site: str, how: tuple[str, str], numbers: Sequence[int]) -> str:
     outcome, reason = how
-    return f"site {site} {_SAID[outcome]} in {_rounds(numbers)}: {reason}."
+    return f"{site} {_SAID[outcome]} in {_rounds(numbers)}: {reason}."
 
 
 _SAID: Mapping[str, str] = {

@@ -14,6 +14,7 @@ from server.comparison import (
     averaged_classes,
     count,
     interval,
+    late_sentence,
     number,
     remarks,
     site_rows,
@@ -81,6 +82,8 @@ def render_table(summary: Summary, console: Console) -> None:
     console.print(Text.assemble((summary.verdict, style), f" in {summary.wall_s:.0f} s"))
     for reason in summary.reasons:
         console.print(Text(f"  {reason}"))
+    if late := late_sentence(summary):
+        console.print(Text(late))
     if not summary.tracking.is_complete:
         lacking = f"MLflow lacks a part of this run: {summary.tracking.unsent} holds it."
         console.print(Text(lacking, style="yellow"))
@@ -100,7 +103,8 @@ def markdown(summary: Summary) -> str:
         f"# {summary.name}: {summary.verdict}",
         " ".join(f"**{sentence}**" for sentence in lead(summary)),
         f"{attendance(summary)} answered throughout, {trained_rounds(summary)} rounds, "
-        f"{summary.wall_s:.0f} s, seed {summary.seed}. Started {summary.started_at}.",
+        f"{summary.wall_s:.0f} s, seed {summary.seed}. Started {summary.started_at}. "
+        f"{late_sentence(summary)}".strip(),
         *[f"- {reason}" for reason in summary.reasons],
         "## Before and after",
         *_markdown_tables(summary),

@@ -47,6 +47,11 @@ class Federation(Generic[ResultT]):
     tracker: Tracker[ResultT]
     progress: Progress
     files: ModelFiles
+    late_before: int = 0  # late answers that an earlier process of this run counted
+
+    def late_replies(self) -> int:
+        """Return how many answers came when they were no longer wanted, in the whole run."""
+        return self.late_before + self.exchange.late_replies
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +104,12 @@ def run_rounds(
     else:
         state = _round_zero(federation, start, untrained)
     while not federation.exchange.is_stopped():
-        if state.server_round >= rounds.rounds or _stops_early(federation.config, state):
+        if state.is_last(federation.config):
+            if state.server_round < rounds.rounds:
+                log.info(
+                    "no improvement, stopping early",
+                    extra={"action": "stopped_early", "round": state.server_round},
+                )
             _measure_at_sites(federation, state)
             return Finished(state, federation.discovery.cards, was_stopped=False)
         federation = _with_latecomers(federation)
@@ -110,17 +120,6 @@ def run_rounds(
     was_stopped = state.server_round < rounds.rounds
     log.info("stopped", extra={"action": "run_stopped", "round": state.server_round})
     return Finished(state, federation.discovery.cards, was_stopped=was_stopped)
-
-
-def _stops_early(config: RunConfig, state: Checkpoint) -> bool:
-    since_best = state.progression.evaluations_since_best
-    if since_best < config.federation.patience:
-        return False
-    log.info(
-        "no improvement, stopping early",
-        extra={"action": "stopped_early", "round": state.server_round},
-    )
-    return True
 
 
 def _with_latecomers(federation: Federation[ResultT]) -> Federation[ResultT]:
@@ -179,6 +178,7 @@ def _one_round(federation: Federation[ResultT], state: Checkpoint) -> Checkpoint
         strategy=federation.strategy.state(),
         participation=(*state.participation, Participation(server_round, replies, changed)),
         progression=_progression(state, server_round, central),
+        late_replies=federation.late_replies(),
     )
     report = RoundReport(
         server_round=server_round,

@@ -148,7 +148,9 @@ class Summary(Entry):
     name: str
     run: str  # name and a random part, the same in messages; the name alone if it broke off
     verdict: Status
-    reasons: tuple[str, ...]
+    reasons: tuple[str, ...]  # also of optional sites, so a COMPLETE run may have some
+    # Answers that came twice or too late, and were left unused; null if the run broke off.
+    late_replies: NotNegative | None
     started_at: str  # ISO 8601, UTC
     wall_s: Seconds
     seed: int

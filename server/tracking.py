@@ -18,8 +18,9 @@ from urllib.parse import urlsplit, urlunsplit
 
 import yaml
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import LifecycleStage, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from PIL import Image
 
 from common.config import RunConfig
@@ -226,8 +227,7 @@ def start_tracking(config: RunConfig, *, out: Path, tags: Mapping[str, str]) -> 
         run = client.create_run(experiment_id, run_name=config.name, tags=dict(tags))
     except (*FAILURES, ImportError) as error:  # a database's driver may be missing
         raise RunError(
-            f"tracking.uri {without_credentials(uri)}: MLflow cannot be reached "
-            f"({type(error).__name__}). Start that server, correct tracking.uri, or set it to "
+            f"{_unreachable(uri, error)} Start that server, correct tracking.uri, or set it to "
             f"null to track into {out / DATABASE_FILE}."
         ) from error
     return Tracker(
@@ -240,17 +240,27 @@ def continue_tracking(
 ) -> Tracker:
     """Open the MLflow run that a run had before it broke off, or a new one where it is gone.
 
-    Raises RunError when MLflow cannot be reached.
+    Gone is what MLflow says does not exist or is deleted; a server that fails or is silent may
+    still have it, and a second run of the same rounds would be left there.
+
+    Raises RunError when MLflow cannot be reached or does not take the run up again.
     """
     out = out.resolve()
     uri = config.tracking.uri or f"sqlite:///{out / DATABASE_FILE}"
-    client = connect(uri)
     try:
-        client.update_run(run_id, status="RUNNING")
-    except FAILURES as error:
+        client = connect(uri)
+        is_there = _has_run(client, run_id)
+        if is_there:
+            client.update_run(run_id, status="RUNNING")
+    except (*FAILURES, ImportError) as error:
+        raise RunError(
+            f"{_unreachable(uri, error)} It has the first rounds of this run: start that server, "
+            "then `fovea resume` the run again."
+        ) from error
+    if not is_there:
         log.warning(
             "MLflow no longer has this run; it is told everything anew in another",
-            extra={"action": "tracking_run_gone", "error": type(error).__name__},
+            extra={"action": "tracking_run_gone"},
         )
         return start_tracking(config, out=out, tags=tags)
     return Tracker(client, uri=uri, experiment=config.tracking.experiment, run_id=run_id, out=out)
@@ -293,6 +303,21 @@ def _experiment(client: MlflowClient, name: str, *, uri: str, out: Path) -> str:
             f"Restore it there, or choose another name."
         )
     return str(found.experiment_id)
+
+
+def _has_run(client: MlflowClient, run_id: str) -> bool:
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+            return False
+        raise
+    return bool(run.info.lifecycle_stage == LifecycleStage.ACTIVE)
+
+
+def _unreachable(uri: str, error: Exception) -> str:
+    kind = type(error).__name__
+    return f"tracking.uri {without_credentials(uri)}: MLflow cannot be reached ({kind})."
 
 
 def _send(client: MlflowClient, run_id: str, entry: Entry) -> None:

@@ -88,8 +88,8 @@ def admit(
             f"site {admission.site} asks to be admitted for task {admission.task}, federation.yaml "
             f"says {task}. Correct one of them."
         )
-    node_key, signing_key = checked_node_key(admission.node_key), admission.signing_key.strip()
-    public_key(signing_key)
+    node_key = checked_node_key(admission.node_key)
+    signing_key = public_key(admission.signing_key).text  # base64 has several texts for one key
     with _alone(home):
         admitted = read_admitted(home)
         _check_keys_are_free(admission.site, (node_key, signing_key), admitted, home)
@@ -181,7 +181,7 @@ def _unregistered(home: CoordinatorHome, site: AdmittedSite, control: NodeRegist
 
 
 def _check_same_keys(present: AdmittedSite, *, node_key: str, signing_key: str) -> None:
-    if (present.node_key, present.signing_key) != (node_key, signing_key):
+    if (present.node_key, public_key(present.signing_key).text) != (node_key, signing_key):
         raise ConfigError(
             f"site {present.site} is admitted with other keys. If it has made new ones, and has "
             f"said so by telephone: `fovea retire {present.site}`, then admit it again."
@@ -193,7 +193,7 @@ def _check_keys_are_free(
 ) -> None:
     former = [_read(path) for path in sorted(home.admitted.glob("*.retired-*"))]
     for other in (*admitted.values(), *former):
-        if not {other.node_key, other.signing_key} & set(keys):
+        if not {other.node_key, public_key(other.signing_key).text} & set(keys):
             continue
         if other.retired_at is not None:
             raise TrustError(

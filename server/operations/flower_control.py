@@ -129,7 +129,9 @@ class FlowerControl(AbstractContextManager["FlowerControl"]):
         )
         answer = self._ask(lambda: self._client.StartRun(request))
         if not answer.HasField("run_id"):
-            raise RunError("Flower did not start the run: see the SuperLink's log for its reason.")
+            raise FlowerRefusalError(
+                "Flower did not start the run: see the SuperLink's log for its reason.", code=0
+            )
         return answer.run_id
 
     def runs(self) -> tuple[FlowerRun, ...]:

@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
-from common.bundle import build_bundle
 from common.code_digest import site_code_digest
 from common.config import ManifestColumns, ManifestSource, RunConfig, SiteConfig
 from common.config_file import LoadedConfig, load_config
@@ -28,14 +27,14 @@ from common.registry import unknown_name
 from common.signing import read_private_key
 from server.operations.admitted import AdmittedSite, read_admitted
 from server.operations.federation_file import Federation, read_federation
-from server.operations.flower_control import FlowerControl, control_of
+from server.operations.flower_control import control_of
 from server.operations.home import CoordinatorHome, RunFolder
 from server.operations.order import (
     Order,
     write_manifest,
     write_order,
 )
-from server.operations.run_status import launched, write_status
+from server.operations.start import UncertainStartError, start, write_launched
 from server.site_config import told
 
 SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "file")  # MLflow's
@@ -92,7 +91,7 @@ def launch(
         now: With its time zone.
 
     Raises ConfigError, DataError, ModelError, TrustError or RunError naming what cannot work. Then
-    no run folder is left.
+    no run folder is left, but where Flower was asked and nobody knows what it did.
     """
     planned = plan_run(
         home, config, sites=sites, overrides=overrides, data_root=data_root, days=days, now=now
@@ -105,6 +104,8 @@ def launch(
         try:
             write_run(folder, planned)
             start(home, folder, planned.config, control, now)
+        except UncertainStartError:
+            raise  # its process may be at work in the folder
         except BaseException:
             shutil.rmtree(folder.root)
             raise
@@ -152,7 +153,7 @@ def write_run(folder: RunFolder, planned: PlannedRun) -> None:
     """Write order, configuration, manifest and first status of a run into its empty folder."""
     write_order(folder, planned.order, planned.config)
     write_manifest(folder, planned.manifest)
-    _write_launched(folder, planned.config, planned.order.launched_at)
+    write_launched(folder, planned.config, planned.order.launched_at)
 
 
 def restricted(config: RunConfig, sites: Mapping[str, AdmittedSite]) -> RunConfig:
@@ -252,31 +253,3 @@ def _manifest(
         issued_at=now,
         expires_at=now + timedelta(days=days or federation.run_days),
     )
-
-
-def start(
-    home: CoordinatorHome,
-    folder: RunFolder,
-    config: RunConfig,
-    control: FlowerControl,
-    now: datetime,
-) -> None:
-    """Ask Flower for the process of a run whose folder is complete.
-
-    Raises RunError when it says no; the status is then as it was before.
-    """
-    before = folder.status.read_bytes() if folder.status.exists() else None
-    # Before Flower is asked: the process may write its first step at once.
-    _write_launched(folder, config, now)
-    try:
-        control.start_run(build_bundle(), {"home": str(home.root.resolve()), "run": folder.name})
-    except BaseException:
-        if before is not None:
-            folder.status.write_bytes(before)
-        raise
-
-
-def _write_launched(folder: RunFolder, config: RunConfig, now: datetime) -> None:
-    sites = tuple((site.name, site.task) for site in config.sites)
-    rounds = config.federation.rounds
-    write_status(folder.status, launched(run=folder.name, rounds=rounds, sites=sites, now=now))

@@ -1,5 +1,6 @@
 """``order.json``: what `fovea launch` asked for, as the process that runs the rounds reads it."""
 
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
@@ -9,7 +10,7 @@ from pydantic import AwareDatetime, ValidationError
 from common.config import RunConfig, Section
 from common.config_file import LoadedConfig, load_config
 from common.errors import RunError, TrustError
-from common.manifest import SignedManifest
+from common.manifest import Manifest, SignedManifest, expired
 from common.signing import PublicKey, public_key
 from common.whole_file import write_whole
 from server.operations.home import CoordinatorHome, RunFolder
@@ -68,6 +69,16 @@ def read_manifest(folder: RunFolder) -> SignedManifest:
     except ValidationError as error:
         raise RunError(f"{folder.manifest}: not a manifest of this version of Fovea.") from error
     return SignedManifest(content.manifest_json, content.signature)
+
+
+def check_unexpired(manifest: Manifest, now: datetime) -> None:
+    """Raise RunError with the remedy when the time is over in which sites answer a run."""
+    if expired(manifest, now):
+        raise RunError(
+            f"the manifest of run {manifest.run} expired on {manifest.expires_at:%Y-%m-%d}. Sign a "
+            f"new one with `fovea resume {manifest.run} --renew-manifest`: every site must approve "
+            "it again."
+        )
 
 
 def pinned_run_keys(home: CoordinatorHome) -> tuple[PublicKey, ...]:

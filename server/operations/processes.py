@@ -13,6 +13,7 @@ import psutil
 
 _PR_SET_CHILD_SUBREAPER = 36  # Linux, linux/prctl.h
 _LOOK_S = 0.05
+KILLED_S = 3.0  # what was killed is gone at once, unless the kernel holds it: then we go on
 
 
 def adopt_orphans() -> None:
@@ -50,11 +51,11 @@ def mentions(process: psutil.Process, argument: str) -> bool:
 
 
 def end(processes: Sequence[psutil.Process], *, patience_s: float) -> None:
-    """Ask processes to end, and after a while end them."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
+    """Ask processes to end, and after a while end them; take ``KILLED_S`` more at most."""
+    for number, wait_s in ((signal.SIGTERM, patience_s), (signal.SIGKILL, KILLED_S)):
         for process in processes:
             _send(process, number)
-        deadline = time.monotonic() + patience_s
+        deadline = time.monotonic() + wait_s
         while not all([_is_gone(process) for process in processes]):
             if time.monotonic() > deadline:
                 break

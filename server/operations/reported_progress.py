@@ -1,5 +1,6 @@
 """How far a run is, in status.json, with a heartbeat while its process lives."""
 
+import logging
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -9,6 +10,8 @@ from pathlib import Path
 from server.operations.run_status import OVER, Phase, RunStatus, SiteStanding, write_status
 from server.participation import Outcome, Reply, Status
 from server.round_report import Progress
+
+log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 2.0
 
@@ -119,8 +122,20 @@ class ReportedProgress(AbstractContextManager["ReportedProgress"]):
         return next(standing.task for standing in self._status.sites if standing.name == site)
 
     def _beat(self) -> None:
+        is_writable = True
         while not self._over.wait(HEARTBEAT_S):
-            self._change()
+            try:
+                self._change()
+            except OSError as error:  # a full disk may have room again: the heart goes on
+                if is_writable:
+                    log.warning(
+                        "the run's status cannot be written: %s",
+                        error.strerror,
+                        extra={"action": "heartbeat_failed"},
+                    )
+                is_writable = False
+            else:
+                is_writable = True
 
     def _change(self, **values: object) -> None:
         with self._lock:

@@ -3,15 +3,23 @@
 from datetime import datetime, timedelta
 
 from common.code_digest import site_code_digest
+from common.config_file import LoadedConfig, config_digest
 from common.errors import RunError
-from common.manifest import expired, open_manifest, sign_manifest
+from common.manifest import open_manifest, sign_manifest
 from common.signing import read_private_key
+from server.checkpoint import ModelFiles, load_checkpoint
 from server.operations.federation_file import read_federation
 from server.operations.flower_control import control_of
 from server.operations.home import CoordinatorHome, RunFolder
-from server.operations.launch import start
-from server.operations.order import pinned_run_keys, read_manifest, read_order, write_manifest
+from server.operations.order import (
+    check_unexpired,
+    pinned_run_keys,
+    read_manifest,
+    read_order,
+    write_manifest,
+)
 from server.operations.runs import ALIVE, RunState, view_run
+from server.operations.start import start
 
 
 def resume(
@@ -19,8 +27,8 @@ def resume(
 ) -> None:
     """Start a run's process again; it goes on after the last finished round.
 
-    Raises RunError when it runs or is over, or when its manifest has expired and is not to be
-    renewed.
+    Raises RunError when it runs or is over, or when sites are still to be asked and its manifest
+    has expired and is not to be renewed.
     """
     state = view_run(folder, now).state
     if state in ALIVE:
@@ -36,18 +44,24 @@ def resume(
         run_key = read_private_key(home.run_key)
         values = {"issued_at": now, "expires_at": until, "code_digest": site_code_digest()}
         write_manifest(folder, sign_manifest(manifest.model_copy(update=values), run_key))
-    elif expired(manifest, now):
-        raise RunError(
-            f"the manifest of run {folder.name} expired on {manifest.expires_at:%Y-%m-%d}. Sign a "
-            f"new one with `fovea resume {folder.name} --renew-manifest`: every site must approve "
-            "it again."
-        )
-    elif manifest.code_digest != site_code_digest():
-        raise RunError(
-            f"run {folder.name} was launched by another version of Fovea. Go back to it, or sign "
-            f"anew with `fovea resume {folder.name} --renew-manifest`: every site must approve it."
-        )
+    else:
+        if _has_rounds_left(folder, loaded):  # else it only closes, and no site is asked
+            check_unexpired(manifest, now)
+        if manifest.code_digest != site_code_digest():
+            raise RunError(
+                f"run {folder.name} was launched by another version of Fovea. Go back to it, or "
+                f"sign anew with `fovea resume {folder.name} --renew-manifest`: every site must "
+                "approve it."
+            )
     with control_of(home) as control:
         control.nodes()
         folder.stop_marker.unlink(missing_ok=True)
         start(home, folder, loaded.run, control, now)
+
+
+def _has_rounds_left(folder: RunFolder, loaded: LoadedConfig) -> bool:
+    path = ModelFiles(folder.out / "model").checkpoint
+    if not path.exists():
+        return True
+    checkpoint = load_checkpoint(path, config_digest=config_digest(loaded.run))
+    return not checkpoint.is_last(loaded.run)

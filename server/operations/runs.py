@@ -7,8 +7,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from common.errors import RunError
+from common.lock import is_held
 from server.operations.home import CoordinatorHome, RunFolder
-from server.operations.lock import is_held
 from server.operations.run_status import OVER, Phase, RunStatus, read_status
 
 START = timedelta(seconds=120)  # how long Flower may take to start a run's process

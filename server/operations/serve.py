@@ -11,21 +11,21 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
-from common.errors import ConfigError, FoveaError, RunError
+from common.errors import ConfigError, FoveaError, RunError, TrustError
+from common.lock import Lock
 from server.operations import database, processes
-from server.operations.admitted import read_admitted, register_again
 from server.operations.console_log import ConsoleLog
-from server.operations.expiry import certificate_warnings
+from server.operations.expiry import certificate_warnings, expired_certificates
 from server.operations.federation_file import read_federation
-from server.operations.flower_control import HOST, FlowerControl, control_of
+from server.operations.flower_control import HOST, TIMEOUT_S, control_of
 from server.operations.home import CoordinatorHome
-from server.operations.lock import Lock
+from server.operations.introduction import introduce_sites
 from server.operations.superlink import check_free, command, database_file, environment
 
 log = logging.getLogger(__name__)
@@ -33,8 +33,16 @@ log = logging.getLogger(__name__)
 TICK_S = 0.5  # how often we look whether it lives
 ANSWER_S = 90.0  # how long a start may take: a slow disk, a migration of the database
 TIDY_S = 60.0  # how often the database is kept small
-WARN_S = 86400.0  # how often expiring certificates are named
-DRAIN_S = 20.0  # how long runs have to close what they write, and the SuperLink after them
+WARN_S = 86400.0  # how often certificates that will expire are named
+EXPIRED_S = 3600.0  # how often those that have are
+RUNS_DRAIN_S = 20.0  # how long runs have to close what they write
+SUPERLINK_DRAIN_S = 15.0  # and the SuperLink after them
+REST_DRAIN_S = 3.0  # what is left below it has nothing to keep
+# From a signal to the end, at most; the service unit's stop time must be longer. The first: a
+# question to a SuperLink that hangs, in which the signal may find us.
+LONGEST_STOP_S = (
+    TIMEOUT_S + RUNS_DRAIN_S + SUPERLINK_DRAIN_S + REST_DRAIN_S + 3 * processes.KILLED_S
+)
 BACK_OFF_S = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)  # between starts that did not last
 LASTED_S = 120.0  # a SuperLink that lived so long failed for a new reason
 
@@ -71,8 +79,7 @@ def _supervise(
             superlink = _start(home, port, console)
             try:
                 if _wait_until_it_answers(home, superlink, stop):
-                    with control_of(home) as control:
-                        _introduce_sites(home, control)
+                    _introduce_when_possible(home)
                     log.info("superlink up", extra={"action": "superlink_up", "port": port})
                     say(_welcome(home, port))
                     _watch(home, superlink, stop)
@@ -110,6 +117,10 @@ def _wait_until_it_answers(
         try:
             with control_of(home) as control:
                 control.nodes()
+        except TrustError:
+            if expired_certificates(home, datetime.now(UTC)):
+                return True  # it answers; sites can be told why they cannot connect
+            raise
         except RunError as error:
             if time.monotonic() > deadline:
                 log.error("superlink never answered", extra={"action": "superlink_silent"})
@@ -126,16 +137,31 @@ def _watch(
 ) -> None:
     """Return when the SuperLink has died or a signal came."""
     tidy_at = time.monotonic() + TIDY_S
-    warn_at = 0.0
+    warn_at = expired_at = 0.0
     while superlink.poll() is None and not stop.wait(TICK_S):
         processes.reap(but=superlink.pid)
         if time.monotonic() >= warn_at:
-            for warning in certificate_warnings(home, datetime.now(UTC)):
-                log.warning(warning, extra={"action": "certificate_expires"})
+            _say_of_certificates(home, certificate_warnings, logging.WARNING, "certificate_expires")
             warn_at = time.monotonic() + WARN_S
+        if time.monotonic() >= expired_at:
+            _say_of_certificates(home, expired_certificates, logging.ERROR, "certificate_expired")
+            expired_at = time.monotonic() + EXPIRED_S
         if time.monotonic() >= tidy_at:
             _tidy(home)
             tidy_at = time.monotonic() + TIDY_S
+
+
+def _say_of_certificates(
+    home: CoordinatorHome,
+    sentences: Callable[[CoordinatorHome, datetime], Iterable[str]],
+    level: int,
+    action: str,
+) -> None:
+    try:
+        for sentence in sentences(home, datetime.now(UTC)):
+            log.log(level, sentence, extra={"action": action})
+    except TrustError as error:  # the SuperLink has read them and works
+        log.error("certificates cannot be read: %s", error, extra={"action": "certificate_unread"})
 
 
 def _tidy(home: CoordinatorHome) -> None:
@@ -143,7 +169,7 @@ def _tidy(home: CoordinatorHome) -> None:
     try:
         with control_of(home) as control:
             control.runs()
-            _introduce_sites(home, control)
+            introduce_sites(home, control)
         taken = database.tidy(database_file(home))
     except FoveaError as error:  # the SuperLink matters more than its housekeeping
         log.warning("housekeeping put off: %s", error, extra={"action": "tidy_failed"})
@@ -154,34 +180,30 @@ def _tidy(home: CoordinatorHome) -> None:
     )
 
 
-def _introduce_sites(home: CoordinatorHome, control: FlowerControl) -> None:
-    """Make Flower know the admitted sites and nobody else, whatever its database says."""
-    for site in register_again(home, control):
-        log.warning(
-            "site made known again: the database was lost, or is older than what was admitted",
-            extra={"action": "site_registered", "site": site.site},
-        )
-    active = {site.node_key for site in read_admitted(home).values() if site.retired_at is None}
-    for node in control.nodes():
-        if node.key not in active:
-            control.unregister(node.node_id)
-            extra = {"action": "node_unregistered", "site": node.name}
-            log.warning("node shut out: no admitted site has its key", extra=extra)
+def _introduce_when_possible(home: CoordinatorHome) -> None:
+    """Introduce the sites; what fails here is tried again with the next tidying."""
+    try:
+        with control_of(home) as control:
+            introduce_sites(home, control)
+    except FoveaError as error:
+        extra = {"action": "introduction_failed"}
+        log.warning("sites not made known yet: %s", error, extra=extra)
 
 
 def _end(superlink: subprocess.Popen[bytes], *, drains: bool) -> None:
     """End the SuperLink and everything below it; runs first, so that they can close their files."""
     below = processes.descendants()
     if drains:
-        processes.end(processes.named(below, "flwr-serverapp"), patience_s=DRAIN_S)
+        processes.end(processes.named(below, "flwr-serverapp"), patience_s=RUNS_DRAIN_S)
     if superlink.poll() is None:
         superlink.terminate()
         try:
-            superlink.wait(DRAIN_S)
+            superlink.wait(SUPERLINK_DRAIN_S)
         except subprocess.TimeoutExpired:
             superlink.kill()
-            superlink.wait()
-    processes.end(processes.descendants(), patience_s=DRAIN_S if drains else 3.0)
+            with suppress(subprocess.TimeoutExpired):
+                superlink.wait(processes.KILLED_S)
+    processes.end(processes.descendants(), patience_s=REST_DRAIN_S)
     processes.reap(but=superlink.pid)
 
 
@@ -195,7 +217,7 @@ def _end_leftover(home: CoordinatorHome) -> None:
     # Process numbers come again: only what serves this very database is ours.
     if left and processes.mentions(left[0], str(database_file(home))):
         log.warning("ending a superlink that was left behind", extra={"action": "leftover_ended"})
-        processes.end(left, patience_s=DRAIN_S)
+        processes.end(left, patience_s=RUNS_DRAIN_S)
 
 
 def _welcome(home: CoordinatorHome, port: int) -> str:

@@ -112,6 +112,7 @@ def make_summary() -> MakeSummary:
             run="tiny-0123abcd",
             verdict=Status.PARTIAL,
             reasons=("site harbour refused in round 1: not today.",),
+            late_replies=0,
             started_at="2024-05-01T10:00:00+00:00",
             wall_s=12.0,
             seed=7,

@@ -17,7 +17,7 @@ def valley() -> Awaited:
     made = Awaited("valley", PATIENCE, now=0.0)
     made.see("first", gone_since=None, now=0.0)
     assert made.is_due(now=0.0)
-    made.asked()
+    made.asked(now=0.0)
     return made
 
 
@@ -52,7 +52,7 @@ def test_a_node_that_comes_back_is_asked_again_once(valley: Awaited) -> None:
     valley.see("second", gone_since=None, now=160.0)
 
     assert valley.is_due(now=160.0)
-    valley.asked()
+    valley.asked(now=160.0)
     valley.see("second", gone_since=None, now=161.0)
     assert not valley.is_due(now=161.0)
     assert valley.given_up(now=300.0) is None
@@ -80,15 +80,46 @@ def test_a_refusal_that_may_pass_is_asked_again_with_growing_pauses(valley: Awai
         while not valley.is_due(now=now):
             now += 0.5
         pauses.append(now - begun)
-        valley.asked()
+        valley.asked(now=now)
 
     assert pauses == [1.0, 2.0, 4.0, 8.0, 10.0, 10.0]
 
 
 def test_a_refusal_that_does_not_pass_within_the_grace_is_the_answer(valley: Awaited) -> None:
     assert valley.refused(AWAY, now=10.0) is None
+    valley.asked(now=11.0)
     assert valley.refused(AWAY, now=189.0) is None
+    valley.asked(now=189.5)
     assert valley.refused(AWAY, now=190.0) is AWAY
+
+
+def test_a_site_that_had_taken_the_request_up_has_a_grace_of_its_own_when_it_then_cannot(
+    valley: Awaited,
+) -> None:
+    assert valley.refused(AWAY, now=0.5) is None
+    valley.asked(now=1.5)
+
+    assert valley.refused(AWAY, now=1800.0) is None  # its trainer restarted after half an hour
+
+    assert valley.is_due(now=1801.0)
+    valley.asked(now=1801.0)
+    assert valley.refused(AWAY, now=1979.0) is None
+    valley.asked(now=1979.5)
+    assert valley.refused(AWAY, now=1980.0) is AWAY
+
+
+def test_a_site_that_says_again_and_again_that_it_still_works_is_waited_for(
+    valley: Awaited,
+) -> None:
+    working = Refusal("valley", RefusalCode.UNAVAILABLE, "still works on this request")
+
+    for now in (900.0, 1800.0, 2700.0):
+        assert valley.refused(working, now=now) is None
+        assert valley.is_due(now=now + 1.0)
+        valley.asked(now=now + 1.0)
+
+    assert valley.given_up(now=3599.0) is None
+    assert valley.given_up(now=3600.0) is working
 
 
 @pytest.mark.parametrize(
@@ -106,7 +137,7 @@ def test_at_the_end_the_last_refusal_is_what_is_said() -> None:
     made.see("first", gone_since=None, now=0.0)
     waiting = Refusal("valley", RefusalCode.NOT_APPROVED, "waits for approval")
 
-    made.asked()
+    made.asked(now=0.0)
     made.refused(waiting, now=1.0)
 
     assert made.given_up(now=60.0) is waiting

@@ -229,7 +229,7 @@ def journey(
         best_round=1,
         best_score=0.6,
         was_stopped=False,
-        late_replies=0,
+        late_replies=2,
         files=files,
         wall_s=2.0,
     )
@@ -255,6 +255,7 @@ def test_the_summary_has_every_round_task_and_site(journey: tuple[Path, Summary]
     found = [(site.outcome, site.evaluation) for entry in summary.rounds for site in entry.sites]
     assert found == [("measured", {"auroc": 0.5}), ("answered", {"auroc": 0.6})]
     assert summary.verdict is Status.PARTIAL
+    assert summary.late_replies == 2
     assert summary.tracking.is_complete
 
 
@@ -298,6 +299,8 @@ def conduct_into_failure(
     error: Exception,
 ) -> Summary:
     def federate(evaluator: CentralEvaluation, journal: Journal) -> RunResult:
+        card = json.dumps(shards["chestx"].card.as_dict())
+        journal.run_started({"north": SiteCard("north", "chestx", 30, 4, card)})
         report = RoundReport(
             server_round=0,
             sites=(),
@@ -335,6 +338,7 @@ def test_a_run_that_breaks_off_leaves_a_failed_summary_with_its_rounds_and_our_r
     assert summary.verdict is Status.FAILED
     assert summary.reasons == ("RunError: round 1: site north is gone.",)
     assert [entry.round for entry in summary.rounds] == [0]
+    assert summary.late_replies is None
     client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
     assert client.get_run(summary.tracking.run_id).info.status == "FAILED"
 
@@ -390,6 +394,9 @@ def test_a_run_that_goes_on_keeps_its_rounds_its_start_and_its_mlflow_run(
     assert summary.rounds[0].central == broken.rounds[0].central
     assert summary.rounds[0].sites[0].evaluation == {"auroc": 0.5}
     assert summary.started_at == broken.started_at
+    # No site was there again: who had been is not forgotten.
+    assert summary.sites == broken.sites
+    assert [site.num_examples for site in summary.sites] == [30, None, None]
     assert summary.tracking.run_id == broken.tracking.run_id
     # The first round's maps are those that were kept: they can still be compared with the last's.
     assert (tmp_path / "overlays" / "chestx" / "before_after.png").exists()

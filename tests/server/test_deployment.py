@@ -18,17 +18,23 @@ from flwr.superlink.grid import InMemoryGrid
 from mlflow import MlflowClient
 
 from common.admission import read_admission
+from common.config_file import config_digest
 from common.errors import ConfigError, RunError, TrustError
+from common.lock import Lock
+from common.model.arrays import array_names, read_arrays
+from common.model.network import build_network
 from server.app import app
+from server.checkpoint import Checkpoint, ModelFiles, Progression, save_checkpoint
 from server.deployment import run_deployment, run_place
+from server.kept_rounds import KeptRound, KeptRounds, RunNote
 from server.operations.admitted import admit, retire
 from server.operations.home import CoordinatorHome, RunFolder
 from server.operations.launch import plan_run, write_run
-from server.operations.lock import Lock
+from server.operations.order import read_order
 from server.operations.run_status import Phase, read_status
 from server.operations.runs import RunState, lock_file, view_run
-from server.participation import Status
-from server.summary import read_summary
+from server.participation import Outcome, Participation, Reply, Status
+from server.summary import RoundEntry, read_summary
 from tests.server.operations.coordinators import RUN, Registry, admission_file, provisioned
 
 
@@ -140,6 +146,49 @@ def test_expired_manifest_is_refused_with_the_command_that_renews_it(
     status = read_status(folder.status)
     assert status is not None
     assert status.phase is Phase.BROKEN
+
+
+def leave_closing(folder: RunFolder) -> None:
+    """Leave the run as one whose process ended after its last round and before its report."""
+    _, loaded = read_order(folder)
+    network = build_network(loaded.run.model, loaded.run.task_table(), seed=loaded.run.seed)
+    answered = (Reply("north", Outcome.ANSWERED, ""),)
+    state = Checkpoint(
+        folder.name,
+        config_digest(loaded.run),
+        server_round=2,
+        model=read_arrays(network, array_names(network)),
+        strategy={},
+        participation=tuple(Participation(n, answered, changed_model=True) for n in (1, 2)),
+        progression=Progression(best_round=2, best_score=0.6, evaluations_since_best=0),
+    )
+    save_checkpoint(ModelFiles(folder.out / "model").checkpoint, state)
+    kept = KeptRounds(folder.out)
+    for number in (0, 1, 2):
+        entry = RoundEntry(
+            round=number, wall_s=1.0, central_s=None, score=None, central={}, sites=()
+        )
+        kept.write(KeptRound(entry, evaluations_before={}, maps={}))
+    began = datetime.now(UTC).isoformat()
+    kept.write_note(RunNote(began, "0" * 32, 2, {"north": 5}, 2, {"north": {"auroc": 0.75}}))
+
+
+def test_run_that_has_only_to_write_its_report_needs_neither_sites_nor_a_valid_manifest(
+    home: CoordinatorHome, tmp_path: Path, logging_restored: None
+) -> None:
+    folder = planned_run(home, tmp_path, now=datetime.now(UTC) - timedelta(days=400))
+    leave_closing(folder)
+
+    run(home, folder)
+
+    summary = read_summary(folder.out / "summary.json")
+    assert summary.verdict is Status.COMPLETE
+    assert summary.reasons == ()
+    assert [site.num_examples for site in summary.sites] == [5]
+    assert [site.evaluation for site in summary.rounds[-1].sites] == [{"auroc": 0.75}]
+    status = read_status(folder.status)
+    assert status is not None
+    assert (status.phase, status.verdict) == (Phase.ENDED, Status.COMPLETE)
 
 
 def test_manifest_that_another_key_signed_is_refused(

@@ -34,6 +34,32 @@ def test_only_required_sites_count_when_some_are_named() -> None:
     assert verdict(rounds, sites=["a", "b"], required_sites=["b"]).status is Status.PARTIAL
 
 
+def test_a_complete_run_also_names_the_optional_sites_that_are_missing_and_why() -> None:
+    refused = (Outcome.REFUSED, "paused by a person")
+    rounds = [a_round(1, north=OK), a_round(2, north=OK, valley=refused)]
+
+    judged = verdict(rounds, sites=["north", "valley"], required_sites=["north"])
+
+    assert judged.status is Status.COMPLETE
+    assert judged.reasons == (
+        "optional site valley did not answer in round 1: it was not there.",
+        "optional site valley refused in round 2: paused by a person.",
+    )
+
+
+def test_a_partial_run_names_required_and_optional_sites() -> None:
+    failed = (Outcome.FAILED, "out of memory")
+    rounds = [a_round(1, coast=OK, north=failed, valley=failed)]
+
+    judged = verdict(rounds, sites=["coast", "valley", "north"], required_sites=["north"])
+
+    assert judged.status is Status.PARTIAL
+    assert judged.reasons == (
+        "site north failed in round 1: out of memory.",
+        "optional site valley failed in round 1: out of memory.",
+    )
+
+
 def test_a_site_that_never_came_is_named() -> None:
     judged = verdict([a_round(1, a=OK)], sites=["a", "b"], required_sites=[])
 

@@ -58,6 +58,29 @@ def test_the_table_ends_with_the_verdict_and_its_reasons(make_summary: MakeSumma
     assert "site harbour refused in round 1: not today." in text
 
 
+@pytest.mark.parametrize(
+    ("late", "said"),
+    [(1, "1 answer came twice or too late"), (3, "3 answers came twice or too late")],
+)
+def test_answers_that_were_left_unused_are_told_of_wherever_the_run_is_shown(
+    late: int, said: str, make_summary: MakeSummary, tmp_path: Path
+) -> None:
+    summary = make_summary().model_copy(update={"late_replies": late})
+    page = write_report(summary, tmp_path)["page"].read_text()
+    assert said in printed(summary)
+    assert said in markdown(summary)
+    assert said in page
+
+
+@pytest.mark.parametrize("late", [0, None])
+def test_a_run_without_such_answers_does_not_speak_of_them(
+    late: int | None, make_summary: MakeSummary, tmp_path: Path
+) -> None:
+    summary = make_summary().model_copy(update={"late_replies": late})
+    page = write_report(summary, tmp_path)["page"].read_text()
+    assert "too late" not in printed(summary) + markdown(summary) + page
+
+
 def test_the_table_says_when_mlflow_lacks_a_part_of_the_run(make_summary: MakeSummary) -> None:
     summary = make_summary()
     lost = summary.tracking.model_copy(update={"is_complete": False, "unsent": "unsent.jsonl"})

@@ -18,6 +18,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from client.app import client_app
+from client.state import LocalState
 from common.config import RunConfig
 from common.config_file import canonical_json, config_digest, load_config
 from common.datasets.card import DataCard, DuplicateCount, PartCount, PixelRange
@@ -35,6 +36,7 @@ from common.wire import (
     Update,
 )
 from server.checkpoint import NOTHING_EVALUATED, Checkpoint, ModelFiles, load_checkpoint
+from server.coordinate import Instruments, RunResult, coordinate
 from server.exchange import Discovery, Exchange
 from server.journal import Journal
 from server.kept_rounds import KeptRounds
@@ -560,36 +562,6 @@ def test_the_run_stops_when_the_score_no_longer_improves_and_keeps_the_best_mode
     np.testing.assert_array_equal(load_arrays(made.files.last)["trunk.w"], last.model["trunk.w"])
 
 
-@pytest.mark.parametrize("strategy", ["fedavg", "fedadam"])
-def test_a_run_continued_from_its_checkpoint_has_the_bits_of_an_undisturbed_one(
-    strategy: str, everyone: list[SummingSite], tmp_path: Path
-) -> None:
-    config = run_config("federation.rounds=4", f"federation.strategy={strategy}")
-    undisturbed = run_whole(federation(config, everyone, tmp_path / "whole"), start(config))
-
-    class StoppedError(Exception):
-        pass
-
-    def stops(server_round: int) -> float:
-        if server_round == 3:
-            raise StoppedError
-        return float(server_round)
-
-    broken = federation(config, everyone, tmp_path / "broken", scores=stops)
-    with pytest.raises(StoppedError):
-        run_whole(broken, start(config))
-    kept = load_checkpoint(broken.files.checkpoint, config_digest=config_digest(config))
-    again = federation(config, everyone, tmp_path / "broken")
-    continued = run_rounds(again, kept, untrained=None).state
-
-    assert kept.server_round == 2
-    assert continued.server_round == undisturbed.server_round
-    assert continued.participation == undisturbed.participation
-    assert continued.progression == undisturbed.progression
-    for name, array in undisturbed.model.items():
-        assert continued.model[name].tobytes() == array.tobytes()
-
-
 def test_a_checkpoint_of_another_configuration_is_refused(
     everyone: list[SummingSite], tmp_path: Path
 ) -> None:
@@ -673,7 +645,7 @@ class CrashingJournal(Journal):
 class CrashingProgress(ProgressWatcher):
     """Breaks off when the second site of a round has answered."""
 
-    crash_in = 0
+    crash_in, now, answers = 0, -1, 0
 
     def round_started(self, server_round: int, *, rounds: int, sites: Sequence[str]) -> None:
         self.now, self.answers = server_round, 0
@@ -703,6 +675,118 @@ CRASHES = [
     pytest.param("before keeping", marks=pytest.mark.slow),
     pytest.param("after telling", marks=pytest.mark.slow),
 ]
+
+
+class SiteWithItsOwnHead(SummingSite):
+    """Keeps its head to itself; what it sends depends on all rounds that the head has seen."""
+
+    folder = Path()
+
+    def train(self, request: TrainRequest) -> Update | Refusal:
+        answer = super().train(request)
+        assert isinstance(answer, Update)
+        own = LocalState(self.folder, site=self.name, run=request.run)
+        head = f"heads.{TASKS[self.name]}.w"
+        before = own.load(before=request.server_round).get(head, request.arrays[head])
+        after = before / 2 + answer.arrays[head]
+        own.save({head: after}, server_round=request.server_round)
+        return self.update(request, {"trunk.w": answer.arrays["trunk.w"] + after})
+
+
+class CoastComesInRoundTwo(GridInThisProcess):
+    """Keeps back what coast says until north has trained once."""
+
+    def __init__(self, sites: Sequence[SummingSite], *, mute: Sequence[str] = ()) -> None:
+        super().__init__(sites, mute=mute)
+        self._north, self._coast = sites[0], 100 + [site.name for site in sites].index("coast")
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        known = ((i, self._replies[i]) for i in message_ids if i in self._replies)
+        return super().pull_messages(
+            [i for i, reply in known if self._north.requests or self._of(reply) != self._coast]
+        )
+
+    def _of(self, reply: Message) -> int:
+        return reply.metadata.src_node_id
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A way to run rounds in which something outlasts a round."""
+
+    overrides: tuple[str, ...]
+    site: type[SummingSite] = SummingSite
+    grid: type[GridInThisProcess] = GridInThisProcess
+    scores: Callable[[int], float | None] = float
+    ends_after: int = 4
+
+
+NO_BETTER_AFTER_TWO = {0: 0.5, 1: 0.7, 2: 0.8, 3: 0.8, 4: None}.__getitem__
+MODES = {
+    "weighted mean": Mode(()),
+    "adaptive steps": Mode(("federation.strategy=fedadam",)),
+    "every other round measured": Mode(
+        ("federation.rounds=5", "evaluation.every_rounds=2"), ends_after=5
+    ),
+    "early stop": Mode(
+        ("federation.rounds=9", "federation.patience=2"), scores=NO_BETTER_AFTER_TWO
+    ),
+    "local heads": Mode(("federation.local_layers=[heads]",), site=SiteWithItsOwnHead),
+    "a latecomer": Mode((), grid=CoastComesInRoundTwo),
+}
+
+
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
+def test_a_run_that_breaks_off_within_round_three_ends_with_the_bits_of_an_undisturbed_one(
+    mode: Mode, tmp_path: Path
+) -> None:
+    config = run_config("federation.rounds=4", *mode.overrides)
+
+    def made(name: str, sites: Sequence[SummingSite]) -> Federation[Score]:
+        for site in sites:
+            if isinstance(site, SiteWithItsOwnHead):
+                site.folder = tmp_path / name / "sites"
+        return federation(config, sites, tmp_path / name, scores=mode.scores, grid=mode.grid(sites))
+
+    whole = made("whole", [mode.site(name) for name in TASKS])
+    undisturbed = run_whole(whole, start(config))
+    sites = [mode.site(name) for name in TASKS]
+    broken = replace(made("broken", sites), progress=CrashingProgress())
+    broken.progress.crash_in = 3
+    with pytest.raises(CrashError):
+        run_whole(broken, start(config))
+    kept = load_checkpoint(broken.files.checkpoint, config_digest=config_digest(config))
+    again = made("broken", sites)
+    continued = run_rounds(again, kept, untrained=None).state
+
+    assert kept.server_round == 2
+    assert continued.server_round == undisturbed.server_round == mode.ends_after
+    assert continued.participation == undisturbed.participation
+    assert continued.progression == undisturbed.progression
+    for name, array in undisturbed.model.items():
+        assert continued.model[name].tobytes() == array.tobytes()
+    assert measured(again)[mode.ends_after] == measured(whole)[mode.ends_after]
+    coast = [reply.site for reply in undisturbed.participation[0].replies if reply.reason]
+    assert coast == (["coast"] if mode.grid is CoastComesInRoundTwo else [])
+    assert len(undisturbed.participation[1].answered()) == len(TASKS)
+
+
+def test_the_layers_that_stay_at_the_sites_matter_to_what_they_send(tmp_path: Path) -> None:
+    config = run_config("federation.rounds=2", "federation.local_layers=[heads]")
+    models = []
+    for forgets in (False, True):
+        sites = [SiteWithItsOwnHead(name) for name in TASKS]
+        for site in sites:
+            site.folder = tmp_path / str(forgets) / "sites"
+        made = federation(config, sites, tmp_path / str(forgets))
+        first = run_whole(replace(made, config=run_config("federation.rounds=1")), start(config))
+        if forgets:
+            shutil.rmtree(tmp_path / "True" / "sites")
+        models.append(run_rounds(made, first, untrained=None).state.model["trunk.w"])
+
+    assert not np.array_equal(*models)
+
+
 UNKEPT = ("before keeping", "before the checkpoint")
 
 
@@ -726,7 +810,12 @@ class Whole:
 
 
 def kept_run(
-    config: RunConfig, out: Path, *, crash: str | None = None, resume: Checkpoint | None = None
+    config: RunConfig,
+    out: Path,
+    *,
+    crash: str | None = None,
+    resume: Checkpoint | None = None,
+    mute: Sequence[str] = (),
 ) -> Whole:
     """Run three rounds with a real journal, or what is left of them."""
     if resume is None:
@@ -747,7 +836,7 @@ def kept_run(
     progress.crash_in = 2 if crash == "during round 2" else 0
     kind = CrashingFiles if crash == "before the best model" else ModelFiles
     made = replace(
-        federation(config, [SummingSite(name) for name in TASKS], out),
+        federation(config, [SummingSite(name) for name in TASKS], out, mute=mute),
         evaluator=seen,
         tracker=journal,
         progress=progress,
@@ -812,6 +901,80 @@ def test_the_rounds_kept_have_what_sites_found_and_the_pictures(undisturbed: Who
     (first,) = KeptRounds(undisturbed.out).read(until=3)[0].maps["chestx"]
     assert first.evidence_logits == 1 / 3
     assert (first.prediction, first.chance_energy) == ("round 0", None)
+
+
+def test_a_run_that_broke_off_while_it_closed_ends_alike_though_a_site_has_left(
+    undisturbed: Whole, tmp_path: Path
+) -> None:
+    config = run_config("federation.strategy=fedadam")
+    shutil.copytree(undisturbed.out, tmp_path / "again")
+    files = ModelFiles(tmp_path / "again" / "model")
+    state = load_checkpoint(files.checkpoint, config_digest=config_digest(config))
+
+    ended = kept_run(config, tmp_path / "again", resume=state, mute=["coast"])
+
+    assert ended.rounds == undisturbed.rounds
+    assert KeptRounds(ended.out).read_note().num_examples == EXAMPLES
+
+
+def coordinated(config: RunConfig, out: Path, *, resume: Checkpoint) -> RunResult:
+    """Go on with a run whose sites are all away."""
+    watcher = ProgressWatcher()
+    return coordinate(
+        GridInThisProcess([]),
+        config,
+        STRATEGIES.get(config.federation.strategy)(config),
+        Instruments(
+            lambda _arrays, _round: Score(0.5), TrackingWatcher(), watcher, ModelFiles(out)
+        ),
+        run="run",
+        nodes={site: 100 + number for number, site in enumerate(TASKS)},
+        sealing=Unsealed(),
+        stop=lambda: False,
+        resume=resume,
+    )
+
+
+ALONE = ("federation.min_sites=4", "federation.wait_for_sites_s=0.3", "federation.return_grace_s=0")
+
+
+@pytest.mark.parametrize(
+    "overrides", [("federation.rounds=2",), ("federation.rounds=9", "federation.patience=2")]
+)
+def test_a_run_whose_rounds_are_over_needs_no_site_to_come_to_its_verdict(
+    overrides: tuple[str, ...], everyone: list[SummingSite], tmp_path: Path
+) -> None:
+    config = run_config(*ALONE, *overrides)
+    made = federation(config, everyone, tmp_path, scores=lambda _round: 0.5)
+    run_whole(made, start(config))
+    over = load_checkpoint(made.files.checkpoint, config_digest=config_digest(config))
+
+    result = coordinated(config, tmp_path, resume=replace(over, late_replies=3))
+
+    assert result.verdict.status is Status.COMPLETE
+    assert (result.rounds_done, result.was_stopped) == (2, False)
+    assert result.late_replies == 3
+
+
+def test_a_run_that_has_rounds_left_needs_its_sites(
+    everyone: list[SummingSite], tmp_path: Path
+) -> None:
+    config = run_config(*ALONE, "federation.rounds=2")
+
+    with pytest.raises(RunError, match="0 of 4 sites are there"):
+        coordinated(config, tmp_path, resume=replace(start(config), server_round=1))
+
+
+def test_late_replies_are_counted_over_all_processes_of_a_run(
+    everyone: list[SummingSite], tmp_path: Path
+) -> None:
+    config = run_config("federation.rounds=1")
+    made = replace(federation(config, everyone, tmp_path), late_before=2)
+
+    run_whole(made, replace(start(config), late_replies=2))
+
+    kept = load_checkpoint(made.files.checkpoint, config_digest=config_digest(config))
+    assert kept.late_replies == 2 + made.exchange.late_replies == 2
 
 
 def test_a_run_whose_mlflow_run_is_gone_is_told_anew_in_another(

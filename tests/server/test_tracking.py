@@ -7,9 +7,12 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -25,6 +28,7 @@ from server.tracked_params import flattened
 from server.tracking import (
     Tracker,
     connect,
+    continue_tracking,
     start_tracking,
     without_credentials,
 )
@@ -177,6 +181,73 @@ def test_an_unreachable_server_stops_the_run_before_it_starts(
     with pytest.raises(RunError, match=r"tracking\.uri http://127\.0\.0\.1:9: .*null") as caught:
         start_tracking(config, out=tmp_path, tags={})
     assert "secret" not in str(caught.value)
+
+
+def runs_of(folder: Path) -> list[str]:
+    client = client_of(folder)
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    return [run.info.run_id for run in runs]
+
+
+def test_a_run_that_goes_on_is_the_same_in_mlflow(
+    demo_config: RunConfig, tracker: Tracker, tmp_path: Path
+) -> None:
+    tracker.close("FAILED")
+    again = continue_tracking(demo_config, tracker.run_id, out=tmp_path, tags={})
+    assert again.run_id == tracker.run_id
+    assert client_of(tmp_path).get_run(tracker.run_id).info.status == "RUNNING"
+
+
+@pytest.mark.parametrize("how", ["unknown", "deleted"])
+def test_a_run_that_mlflow_no_longer_has_goes_on_in_another(
+    how: str, demo_config: RunConfig, tracker: Tracker, tmp_path: Path
+) -> None:
+    if how == "deleted":
+        client_of(tmp_path).delete_run(tracker.run_id)
+    gone = tracker.run_id if how == "deleted" else "0" * 32
+    again = continue_tracking(demo_config, gone, out=tmp_path, tags={})
+    assert again.run_id not in (gone, tracker.run_id)
+    assert again.run_id in runs_of(tmp_path)
+
+
+class BusyServer(BaseHTTPRequestHandler):
+    """An MLflow that is busy; it keeps what it was asked."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        self.send_response(503)
+        self.end_headers()
+
+    def do_POST(self) -> None:
+        self.do_GET()
+
+    def log_message(self, format: str, *args: object) -> None:
+        del format, args
+
+
+def test_a_server_that_fails_is_not_taken_for_one_that_has_lost_the_run(
+    demo_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with HTTPServer(("127.0.0.1", 0), BusyServer) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        config = other_uri(demo_config, f"http://ann:secret@127.0.0.1:{server.server_port}")
+        with pytest.raises(RunError, match="It has the first rounds of this run") as caught:
+            continue_tracking(config, "0" * 32, out=tmp_path, tags={})
+        server.shutdown()
+    assert "secret" not in str(caught.value)
+    assert not any("experiments" in path or "runs/create" in path for path in BusyServer.asked)
+
+
+@pytest.mark.parametrize("uri", ["carrier-pigeon://loft", "postgresql://db/fovea"])
+def test_an_address_that_cannot_be_used_ends_a_run_that_goes_on_in_words(
+    uri: str, demo_config: RunConfig, tmp_path: Path
+) -> None:
+    with pytest.raises(RunError, match=f"tracking.uri {re.escape(uri)}: MLflow cannot be reached"):
+        continue_tracking(other_uri(demo_config, uri), "0" * 32, out=tmp_path, tags={})
 
 
 def test_a_deleted_experiment_is_an_error_that_names_it(

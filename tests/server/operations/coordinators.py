@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -96,6 +97,12 @@ class Served:
 
     home: CoordinatorHome
     process: subprocess.Popen[str]
+    errors: IO[str]
+
+    def logged(self) -> str:
+        """Everything that it has logged."""
+        self.errors.seek(0)
+        return self.errors.read()
 
     @property
     def superlink(self) -> int:
@@ -119,7 +126,7 @@ def serving(home: CoordinatorHome) -> Iterator[Served]:
             said = process.stdout.readline()
             errors.seek(0)
             assert "listens on 127.0.0.1" in said, errors.read()
-            yield Served(home, process)
+            yield Served(home, process, errors)
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(60)

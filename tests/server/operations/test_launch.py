@@ -1,5 +1,6 @@
 """What `fovea launch` and `fovea resume` refuse, before any site hears of a run."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -7,8 +8,10 @@ import pytest
 from click.testing import CliRunner
 
 from common.admission import read_admission
+from common.config_file import config_digest
 from common.errors import ConfigError, FoveaError, RunError
 from common.manifest import open_manifest
+from server.checkpoint import NOTHING_EVALUATED, Checkpoint, ModelFiles, save_checkpoint
 from server.cli import main
 from server.operations.admitted import admit, retire
 from server.operations.home import CoordinatorHome, RunFolder
@@ -133,6 +136,32 @@ def test_resume_asks_for_a_new_manifest_once_it_has_expired(
     folder = written(staffed, plan(staffed, run_file))
     later = datetime.now(UTC) + timedelta(days=400)
     with pytest.raises(RunError, match="--renew-manifest"):
+        resume(staffed, folder, renews_manifest=False, now=later)
+
+
+def test_resume_asks_for_no_valid_manifest_where_no_round_is_left(
+    staffed: CoordinatorHome, run_file: Path
+) -> None:
+    planned = plan(staffed, run_file)
+    folder = written(staffed, planned)
+    done = Checkpoint(
+        run=folder.name,
+        config_digest=config_digest(read_order(folder)[1].run),
+        server_round=planned.config.federation.rounds,
+        model={},
+        strategy={},
+        participation=(),
+        progression=NOTHING_EVALUATED,
+    )
+    files = ModelFiles(folder.out / "model")
+    files.folder.mkdir(parents=True)
+    later = datetime.now(UTC) + timedelta(days=400)
+
+    save_checkpoint(files.checkpoint, replace(done, server_round=1))
+    with pytest.raises(RunError, match="--renew-manifest"):
+        resume(staffed, folder, renews_manifest=False, now=later)
+    save_checkpoint(files.checkpoint, done)
+    with pytest.raises(RunError, match="Start it with `fovea serve`"):  # nothing else is amiss
         resume(staffed, folder, renews_manifest=False, now=later)
 
 

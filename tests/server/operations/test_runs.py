@@ -1,5 +1,6 @@
 """What became of a run, as the lock of its process and its status.json tell."""
 
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -7,9 +8,10 @@ import pytest
 from click.testing import CliRunner
 
 from common.errors import DataError, RunError
+from common.lock import Lock
 from server.cli import main
+from server.operations import reported_progress
 from server.operations.home import CoordinatorHome, RunFolder
-from server.operations.lock import Lock
 from server.operations.reported_progress import ReportedProgress
 from server.operations.run_status import Phase, RunStatus, launched, read_status, write_status
 from server.operations.runs import RunState, lock_file, run_named, view_run, view_runs
@@ -127,6 +129,29 @@ def test_every_step_of_a_round_is_in_the_status(home: CoordinatorHome) -> None:
     shown = CliRunner().invoke(main, ["status", "--home", str(home.root)]).stdout
     assert "no answer within 5 s" in shown
     assert "2 of 3 rounds" in shown
+
+
+def test_heart_beats_on_once_the_disk_can_be_written_again(
+    home: CoordinatorHome, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(reported_progress, "HEARTBEAT_S", 0.02)
+    folder = run_of(home)
+    status = read_status(folder.status)
+    assert status is not None
+    away = folder.root.with_name("away")
+    with ReportedProgress(folder.status, status, beside=Silent()):
+        folder.root.rename(away)  # as good as a disk that cannot be written
+        time.sleep(0.3)
+        away.rename(folder.root)
+        back = datetime.now(UTC)
+        deadline = time.monotonic() + 5
+        while (seen := read_status(folder.status)) is None or seen.heartbeat_at < back:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    assert [record.message for record in caplog.records] == [
+        "the run's status cannot be written: No such file or directory"
+    ]
 
 
 def test_lists_are_machine_readable(home: CoordinatorHome) -> None:

@@ -1,10 +1,12 @@
 """`fovea serve`, launch and stop against a real SuperLink: one for the whole module."""
 
 import os
+import re
 import signal
 import socket
+import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psutil
@@ -15,15 +17,17 @@ from common.errors import ConfigError, RunError
 from common.manifest import open_manifest
 from server.cli import main
 from server.operations.admitted import read_admitted
+from server.operations.authority import new_server, read_identity
 from server.operations.federation_file import read_federation
 from server.operations.flower_control import control_of
 from server.operations.home import CoordinatorHome, RunFolder
 from server.operations.order import pinned_run_keys, read_manifest
 from server.operations.run_status import Phase, read_status
 from server.operations.runs import RunState, view_run
-from server.operations.serve import serve
+from server.operations.serve import LONGEST_STOP_S, serve
 from server.operations.superlink import command, environment
 from tests.server.operations.coordinators import (
+    REPOSITORY,
     RUN,
     Served,
     admission_file,
@@ -41,6 +45,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 def fovea(home: CoordinatorHome, *words: str) -> Result:
     return CliRunner().invoke(main, [*words, "--home", str(home.root)])
+
+
+def port_of(home: CoordinatorHome) -> int:
+    return read_federation(home.federation_file).superlink_port
 
 
 def is_up(home: CoordinatorHome) -> bool:
@@ -183,6 +191,48 @@ def test_run_whose_superlink_was_killed_is_interrupted_and_goes_on(
     assert resumed.exit_code == 0, resumed.output
     wait_until(lambda: is_waiting(folder), timeout_s=60)
     assert fovea(served.home, "stop", folder.name).exit_code == 0
+
+
+def test_expired_certificate_is_said_and_the_superlink_stays_up(
+    home: CoordinatorHome, tmp_path: Path
+) -> None:
+    fovea(home, "admit", str(admission_file(tmp_path, "north", "chestx")))
+    authority = read_identity(home.authority_key, home.authority)
+    past = datetime.now(UTC) - timedelta(days=400)
+    server = new_server(authority, ["localhost", "127.0.0.1"], days=365, now=past)
+    home.server_certificate.write_bytes(server.certificate_pem)
+    home.server_key.write_bytes(server.key_pem)
+
+    with serving(home) as running:
+        wait_until(lambda: "action=certificate_expired" in running.logged())
+        time.sleep(1.5)  # several looks later
+
+        logged = running.logged()
+        assert logged.count("action=certificate_expired") == 1
+        assert "ERROR" in logged
+        assert "fovea renew server, then restart fovea serve" in logged
+        assert "action=superlink_down" not in logged
+        assert psutil.Process(running.superlink).is_running()
+        with socket.create_connection(("127.0.0.1", port_of(home)), timeout=5):
+            pass  # sites are answered, and see why
+    assert running.process.returncode == 0
+
+
+@pytest.mark.slow
+def test_what_hinders_introducing_the_sites_does_not_end_serve(home: CoordinatorHome) -> None:
+    home.admitted.mkdir(exist_ok=True, mode=0o700)
+    (home.admitted / "north.json").write_text("damaged")
+
+    with serving(home) as running:
+        wait_until(lambda: "action=superlink_up" in running.logged())
+        assert "north.json: is damaged. Restore it" in running.logged()
+    assert running.process.returncode == 0
+
+
+def test_it_ends_well_before_its_service_unit_would_kill_it() -> None:
+    unit = (REPOSITORY / "deploy" / "systemd" / "fovea-serve.service").read_text()
+    (stop_s,) = re.findall(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE)
+    assert min(80, int(stop_s) - 10) > LONGEST_STOP_S
 
 
 def test_host_that_others_can_reach_is_refused(home: CoordinatorHome) -> None:
