@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 OUT ?= out/demo
 
 .DEFAULT_GOAL := check
-.PHONY: help env demo dashboard test test-slow test-gpu check fix lint types imports bench check-looks fab clean
+.PHONY: help env demo dashboard test test-slow test-gpu test-deployment check fix lint types imports bench bench-loading bench-round check-looks check-deploy proto clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -37,6 +37,9 @@ test-slow: $(STAMP) ## tests that take minutes
 test-gpu: $(STAMP) ## tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
+test-deployment: $(STAMP) ## real processes, broken in every way: half an hour, needs root and nginx
+	$(BIN)/python -m pytest -m deployment -n 2 --dist loadfile
+
 check: lint types imports test ## lint, types, import rules, tests
 
 lint: $(STAMP)   ## formatting and lint rules
@@ -56,11 +59,20 @@ fix: $(STAMP)    ## format and apply safe lint fixes
 bench: $(STAMP)  ## speed and memory of a training step; writes out/bench.json
 	$(BIN)/python tests/benchmarks/step.py --out out/bench.json
 
+bench-loading: $(STAMP) ## pictures per second from the prepared shard and from raw files; writes out/bench-loading.json
+	$(BIN)/python tests/benchmarks/loading.py --out out/bench-loading.json
+
+bench-round: $(STAMP) ## what a round costs beside training, against a plain Flower app; writes out/bench-round.json
+	$(BIN)/python tests/benchmarks/round.py --out out/bench-round.json
+
 check-looks: $(STAMP) ## does the model look at the lesion, or only say so? SLOW=1: all variants, three seeds
 	$(BIN)/python -m common.studies.looks --out out/looks $(if $(SLOW),--slow)
 
-fab: $(STAMP)    ## build Flower's app bundle
-	$(BIN)/flwr build
+check-deploy: $(STAMP) ## validate deploy/ with whatever validators this machine has
+	bash deploy/validate.sh
+
+proto: $(STAMP)  ## write client/site_pb2.py anew from client/site.proto
+	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. client/site.proto
 
 clean:           ## remove what runs and tools wrote, not the environment
-	rm -rf out build dist *.fab .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf out build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

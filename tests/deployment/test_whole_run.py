@@ -1,0 +1,117 @@
+"""A run over real processes in short: TLS, node keys, signatures, approval by hand, two rounds."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from harness.federation import Federation
+from harness.start import start_federation
+
+LISTED = ("north", "valley")
+
+pytestmark = [
+    pytest.mark.timeout(240),
+    pytest.mark.xdist_group("deployment"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # inside MLflow: its database layer
+]
+
+
+@pytest.fixture(scope="module")
+def federation() -> Iterator[Federation]:
+    made = start_federation()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def run(federation: Federation) -> str:
+    name = federation.launch("federation.rounds=2", sites=LISTED)
+    federation.approve(name, LISTED)
+    return name
+
+
+@pytest.fixture(scope="module")
+def summary(federation: Federation, run: str) -> dict[str, Any]:
+    return federation.finished(run, within_s=150)
+
+
+def test_the_run_is_complete(summary: dict[str, Any]) -> None:
+    assert summary["verdict"] == "COMPLETE", summary["reasons"]
+    assert [entry["round"] for entry in summary["rounds"]] == [0, 1, 2]
+    last = summary["rounds"][-1]
+    assert {site["site"]: site["outcome"] for site in last["sites"]} == {
+        "north": "answered",
+        "valley": "answered",
+    }
+    assert set(last["central"]) == {"chestx", "retina"}
+
+
+def test_metrics_and_pictures_are_in_mlflow(
+    federation: Federation, run: str, summary: dict[str, Any]
+) -> None:
+    out = federation.home / "runs" / run / "out"
+    client = MlflowClient(f"sqlite:///{out / 'mlflow.db'}")
+    tracked = client.get_run(summary["tracking"]["run_id"])
+
+    assert tracked.data.tags["fovea.verdict"] == "COMPLETE"
+    scores = client.get_metric_history(tracked.info.run_id, "round/score")
+    assert [metric.step for metric in scores] == [0, 1, 2]
+    assert list(Path(out / "mlartifacts").rglob("*.png"))
+
+
+def test_every_release_is_audited_and_the_logs_verify(
+    federation: Federation, run: str, summary: dict[str, Any]
+) -> None:
+    assert summary["verdict"] == "COMPLETE"
+    for name in LISTED:
+        federation.fovea_site(name, "audit", "verify")
+        released = [r for r in federation.sites[name].events("answer-released") if r["run"] == run]
+        assert [r["round"] for r in released if r["kind"] == "train-request"] == [1, 2]
+        assert len([r for r in released if r["kind"] == "evaluate-request"]) == 1
+
+
+def test_a_site_that_is_not_named_receives_nothing_at_all(
+    federation: Federation, run: str, summary: dict[str, Any]
+) -> None:
+    assert "lakeside" not in json.dumps(summary)
+    site = federation.sites["lakeside"]
+    assert site.connector.is_running
+    assert site.events("request-received") == []
+    assert run not in site.connector.said() + site.trainer.said()
+
+
+def test_a_site_says_that_it_is_well(federation: Federation, summary: dict[str, Any]) -> None:
+    assert summary["verdict"] == "COMPLETE"
+    status = json.loads(federation.fovea_site("north", "status", "--json"))
+
+    assert status["healthy"] is True
+
+
+def test_nothing_listens_beyond_this_machine(
+    federation: Federation, summary: dict[str, Any]
+) -> None:
+    assert summary["verdict"] == "COMPLETE"
+    listening = _listening_addresses()
+
+    assert f"127.0.0.1:{federation.superlink_port}" in listening
+    ours = {address for address in listening if address.endswith(f":{federation.superlink_port}")}
+    assert ours == {f"127.0.0.1:{federation.superlink_port}"}
+
+
+def _listening_addresses() -> set[str]:
+    """Return what listens on TCP here, as the kernel tells it."""
+    found = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(table).read_text().splitlines()[1:]:
+            local, state = line.split()[1], line.split()[3]
+            if state != "0A":
+                continue
+            address, port = local.split(":")
+            octets = [str(int(address[i : i + 2], 16)) for i in (6, 4, 2, 0)]
+            shown = ".".join(octets) if len(address) == 8 else f"[{address}]"
+            found.add(f"{shown}:{int(port, 16)}")
+    return found
