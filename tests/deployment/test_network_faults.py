@@ -161,9 +161,7 @@ def test_a_disk_that_fills_up_while_training_is_named_and_nothing_half_written_s
         subprocess.run(["cp", "-a", f"{kept}/.", str(state)], check=True)
         federation.edit_site("valley", "limits", min_free_disk_mb=0)
         site.trainer.start()
-        run = federation.launch(
-            "train.epochs=8", "federation.return_grace_s=8", sites=tuple(SITES)
-        )
+        run = federation.launch("train.epochs=8", "federation.return_grace_s=8", sites=tuple(SITES))
         federation.approve(run, tuple(SITES))
         federation.reaches_round(run, 1, within_s=120)
         _fill(state / "filler")

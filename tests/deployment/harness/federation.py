@@ -285,6 +285,8 @@ class Federation:
         home = self.root / name
         self.fovea_site(name, "init", "--kit", str(self.home / "kits" / name))
         self._edit(home / "trainer" / "site.yaml", {"source": dict(source), "data": None, **site})
+        # Sites share this machine's cores: more threads than cores are in each other's way.
+        self.edit_site(name, "machine", num_threads=1)
         self.edit_policy(
             name,
             min_sites=1,
