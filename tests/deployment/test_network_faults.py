@@ -165,12 +165,12 @@ def test_a_disk_that_fills_up_while_training_is_named_and_nothing_half_written_s
         federation.approve(run, tuple(SITES))
         federation.reaches_round(run, 1, within_s=120)
         _fill(state / "filler")
-        before = _names(state)
+        before = _files(state)
         summary = federation.finished(run, within_s=400)
 
         assert summary["verdict"] == "PARTIAL"
         assert "disk is full" in " ".join(r for r in summary["reasons"] if "valley" in r)
-        assert _names(state) <= before
+        assert _files(state) <= before
         federation.fovea_site("valley", "audit", "verify")
 
         (state / "filler").unlink()
@@ -182,8 +182,8 @@ def test_a_disk_that_fills_up_while_training_is_named_and_nothing_half_written_s
         subprocess.run(["umount", str(state)], check=True)
 
 
-def _names(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+def _files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
 def _fill(path: Path) -> None:
