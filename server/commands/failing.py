@@ -46,6 +46,13 @@ def _home(context: click.Context, parameter: click.Parameter, root: Path) -> Coo
     return CoordinatorHome(root)
 
 
+overrides_option = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change one key for this run, e.g. --set train.epochs=2. Repeatable.",
+)
 home_option = click.option(
     "--home",
     type=click.Path(path_type=Path),

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from common.config_file import load_config
 from common.errors import FoveaError
-from server.commands.failing import EXIT_BY_VERDICT, fail
+from server.commands.failing import EXIT_BY_VERDICT, fail, overrides_option
 from server.comparison import between
 from server.summary import FILE_NAME, read_summary
 
@@ -27,13 +27,7 @@ from server.summary import FILE_NAME, read_summary
     type=click.Path(path_type=Path),
     help="Folder for everything the run writes.  [default: out/<name of the run>]",
 )
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Change one key for this run, e.g. --set train.epochs=2. Repeatable.",
-)
+@overrides_option
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON, nothing else.")
 def simulate(
     config: Path, data: Path | None, out: Path | None, overrides: tuple[str, ...], as_json: bool

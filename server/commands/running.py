@@ -11,7 +11,13 @@ from rich.console import Console
 from rich.live import Live
 
 from common.errors import FoveaError
-from server.commands.failing import EXIT_BY_VERDICT, fail, failing_plainly, home_option
+from server.commands.failing import (
+    EXIT_BY_VERDICT,
+    fail,
+    failing_plainly,
+    home_option,
+    overrides_option,
+)
 from server.commands.showing import describe_run, run_as_json, run_table
 from server.operations.home import CoordinatorHome
 
@@ -36,13 +42,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, 
     type=click.Path(path_type=Path),
     help="Folder that relative paths of the reference sets start from.",
 )
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Change one key for this run, e.g. --set train.epochs=2. Repeatable.",
-)
+@overrides_option
 @click.option(
     "--days",
     type=click.IntRange(1, 3650),
