@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from common.config_checks import check_ascending, check_labels, check_whole
 from common.loss_config import LossConfig
 from common.model_config import ModelConfig
+from common.privacy_config import PrivacyConfig, SecureAggregationConfig
 from common.registry import unknown_name
 from common.tasks import Task, task_named
 
@@ -237,6 +238,8 @@ class FederationConfig(Section):
     rounds: Count
     strategy: str
     aggregation: str
+    update_precision: Literal["float32", "bfloat16", "int8"]  # of an update's numbers on the wire
+    site_floor: Mapping[str, float]  # metric → the least that a site's own measurement should reach
     server_learning_rate: Positive
     server_momentum: Fraction
     local_layers: tuple[str, ...]  # name prefixes that never leave a site
@@ -285,6 +288,8 @@ class RunConfig(Section):
     model: ModelConfig
     loss: LossConfig
     train: TrainConfig
+    privacy: PrivacyConfig
+    secure_aggregation: SecureAggregationConfig
     federation: FederationConfig
     evaluation: EvaluationConfig
     tracking: TrackingConfig

@@ -7,10 +7,12 @@ import numpy as np
 from pydantic import JsonValue
 
 from common.signing import canonical
-from common.wire import Answer, Arrays, Request
+from common.wire import Answer, Arrays, MaskedSums, Request
+
+ARRAY_FIELDS = ("arrays", "masked")  # of messages
 
 
-def arrays_digest(arrays: Arrays) -> str:
+def arrays_digest(arrays: Arrays | MaskedSums) -> str:
     """Return a digest of named arrays: names, shapes and contents, whatever their order."""
     entries: list[JsonValue] = []
     for name in sorted(arrays):
@@ -27,7 +29,7 @@ def architecture_digest(arrays: Arrays) -> str:
 def message_digest(message: Request | Answer) -> str:
     """Return a digest of a message's kind and of all it holds."""
     content: dict[str, JsonValue] = {
-        field.name: arrays_digest(value) if field.name == "arrays" else _plain(value)
+        field.name: arrays_digest(value) if field.name in ARRAY_FIELDS else _plain(value)
         for field in fields(message)
         for value in (getattr(message, field.name),)
     }
@@ -39,7 +41,7 @@ def text_digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _outline(name: str, arrays: Arrays) -> list[JsonValue]:
+def _outline(name: str, arrays: Arrays | MaskedSums) -> list[JsonValue]:
     # As JSON, so that no name can pass for another array's line.
     return [name, arrays[name].dtype.str, list(arrays[name].shape)]
 

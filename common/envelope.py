@@ -18,9 +18,11 @@ from common.signing import PrivateKey, PublicKey
 from common.wire import (
     Answer,
     AnswerT,
+    EvaluateRequest,
     QueryRequest,
     Refusal,
     Request,
+    TrainRequest,
     decode_answer,
     decode_any_request,
     encode,
@@ -134,9 +136,10 @@ def _opened(content: RecordDict, keys: tuple[str, ...]) -> tuple[dict[str, str],
 
 def _statement(signed: SignedRequest) -> dict[str, JsonValue]:
     request = signed.request
-    server_round, model = 0, ""
-    if not isinstance(request, QueryRequest):
-        server_round, model = request.server_round, arrays_digest(request.arrays)
+    server_round = 0 if isinstance(request, QueryRequest) else request.server_round
+    model = ""
+    if isinstance(request, TrainRequest | EvaluateRequest):
+        model = arrays_digest(request.arrays)
     return {
         "manifest": signed.manifest.digest,
         "site": signed.site,

@@ -6,6 +6,7 @@ for a manifest cannot be shown as one for a request.
 
 import base64
 import binascii
+import hashlib
 import json
 import os
 import tempfile
@@ -41,6 +42,13 @@ class PublicKey:
         """The key as one line of text, ``ed25519:`` and base64."""
         raw = self._key.public_bytes(Encoding.Raw, PublicFormat.Raw)
         return _PREFIX + base64.b64encode(raw).decode()
+
+    @property
+    def fingerprint(self) -> str:
+        """The key as people compare it: 128 bits of its SHA-256, eight groups of four digits."""
+        raw = self._key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+        digits = hashlib.sha256(raw).hexdigest()[:32]
+        return " ".join(digits[start : start + 4] for start in range(0, 32, 4))
 
     def verify(self, purpose: str, statement: Mapping[str, JsonValue], signature: str) -> None:
         """Raise TrustError when the signature is not this key's for this purpose and statement."""

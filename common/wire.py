@@ -2,32 +2,40 @@
 
 The only file that knows record keys (kebab-case). Arrays are float32 and named as the network's
 state: ``trunk.*`` and ``heads.<task>.*``; an update's arrays are relative to the round's global
-model. Metrics are named in lower-case letters, digits and ``_``; arrays may have capitals and dots
-as well. Whatever does not keep the contract is a WireError that names the key.
+model, and travel in as few bits as its precision has. A masked update holds whole numbers modulo
+2^32 instead, one array for each group of sites that is summed; its notes and the two light messages
+around it are JSON of common/secure_sum/statements.py. Metrics are named in lower-case letters,
+digits and ``_``; arrays may have capitals and dots as well. Whatever does not keep the contract is
+a WireError that names the key.
 """
 
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import TypeVar
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 from common.errors import WireError
-from common.packed import pack, unpack
+from common.packed import pack, pack_rounded, unpack, unpack_rounded
+from common.precision import PRECISIONS, Precision
 
 Arrays = Mapping[str, NDArray[np.float32]]
 Metrics = Mapping[str, float]
 
-WIRE_VERSION = 2
+WIRE_VERSION = 3
+
+MaskedSums = Mapping[str, NDArray[np.uint32]]  # group → what a site adds to it, masked
+NOT_SECURE = "{}"  # in place of notes on the secure sum, where there is none
 
 _HEADER = "fovea"
 _ARRAYS = "arrays"
+_MASKED = "masked"
 _PACKED = "packed"
 _METRICS = "metrics"
 _EVALUATION = "evaluation"
@@ -68,6 +76,7 @@ class TrainRequest:
     evaluates: bool  # measure the model that comes with this, before training
     config_json: str  # a RunConfig that holds what the site needs of the run's
     arrays: Arrays  # trunk and the site's own head
+    secure_json: str = NOT_SECURE  # a RoundOpening of the secure sum; or a plain update is wanted
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +92,7 @@ class Update:
     metrics: Metrics  # means over the round: loss parts; and seconds
     evaluation: Metrics  # of the model it was sent; empty when not asked for, or nothing to tell
     arrays: Arrays  # local minus global
+    precision: Precision = "float32"  # to which the arrays are rounded, and in which they travel
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +115,60 @@ class Evaluation:
     task: str
     num_examples: int
     metrics: Metrics
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedUpdate:
+    """What a site adds to the sums of a round: nobody can read it but together with all others."""
+
+    run: str
+    server_round: int
+    site: str
+    task: str
+    secure_json: str  # a MaskedNote
+    masked: MaskedSums
+
+
+@dataclass(frozen=True, eq=False)
+class KeysRequest:
+    """Asks a site for its keys of a secure sum: for the run, or for one round."""
+
+    run: str
+    server_round: int  # 0: the key for the run
+    config_json: str
+    keys_json: str  # a MemberList when it is for a round; NOT_SECURE when for the run
+
+
+@dataclass(frozen=True, eq=False)
+class Keys:
+    """A site's signed keys."""
+
+    run: str
+    server_round: int
+    site: str
+    task: str
+    keys_json: str  # a MemberKey for the run, a Bundle for a round
+
+
+@dataclass(frozen=True, eq=False)
+class UnmaskRequest:
+    """Asks a site to help open the sums of a round, now that it is known who is in them."""
+
+    run: str
+    server_round: int
+    config_json: str
+    unmask_json: str  # an Unmasking
+
+
+@dataclass(frozen=True, eq=False)
+class Shares:
+    """What a site gives to open the sums of one round."""
+
+    run: str
+    server_round: int
+    site: str
+    task: str
+    shares_json: str  # an OpenedShares
 
 
 class RefusalCode(StrEnum):
@@ -137,13 +201,28 @@ class Refusal:
     reason: str
 
 
-Request = QueryRequest | TrainRequest | EvaluateRequest
-Answer = SiteCard | Update | Evaluation | Refusal
+Request = QueryRequest | TrainRequest | EvaluateRequest | KeysRequest | UnmaskRequest
+Release = SiteCard | Update | MaskedUpdate | Evaluation | Keys | Shares  # all but a refusal
+Answer = Release | Refusal
 
-RequestT = TypeVar("RequestT", QueryRequest, TrainRequest, EvaluateRequest)
-AnswerT = TypeVar("AnswerT", SiteCard, Update, Evaluation)
+RequestT = TypeVar(
+    "RequestT", QueryRequest, TrainRequest, EvaluateRequest, KeysRequest, UnmaskRequest
+)
+AnswerT = TypeVar("AnswerT", SiteCard, Update, MaskedUpdate, Evaluation, Keys, Shares)
 MessageT = TypeVar(
-    "MessageT", QueryRequest, TrainRequest, EvaluateRequest, SiteCard, Update, Evaluation, Refusal
+    "MessageT",
+    QueryRequest,
+    TrainRequest,
+    EvaluateRequest,
+    KeysRequest,
+    UnmaskRequest,
+    SiteCard,
+    Update,
+    MaskedUpdate,
+    Evaluation,
+    Keys,
+    Shares,
+    Refusal,
 )
 
 _KINDS: dict[type[Request | Answer], str] = {
@@ -153,21 +232,35 @@ _KINDS: dict[type[Request | Answer], str] = {
     Update: "update",
     EvaluateRequest: "evaluate-request",
     Evaluation: "evaluation",
+    MaskedUpdate: "masked-update",
+    KeysRequest: "keys-request",
+    Keys: "keys",
+    UnmaskRequest: "unmask-request",
+    Shares: "shares",
     Refusal: "refusal",
 }
 
 
 def encode(message: Request | Answer) -> RecordDict:
-    """Return a message as Flower records. Raises WireError for arrays that are not float32."""
+    """Return a message as Flower records.
+
+    Raises WireError for arrays that are not float32, or not rounded to the update's precision.
+    """
     header = ConfigRecord({"kind": _KINDS[type(message)], "version": WIRE_VERSION})
     content = RecordDict({_HEADER: header})
     for field in fields(message):
         value = getattr(message, field.name)
         if field.name == "arrays":
             _check_array_names(value)
-            content[_ARRAYS] = ArrayRecord({_PACKED: pack(value)})
+            precision = message.precision if isinstance(message, Update) else "float32"
+            content[_ARRAYS] = ArrayRecord({_PACKED: pack_rounded(value, precision=precision)})
+        elif field.name == _MASKED:
+            _check_array_names(value)
+            content[_MASKED] = ArrayRecord({_PACKED: pack(value, dtype=np.uint32)})
         elif field.name in _METRIC_RECORDS:
             content[field.name] = MetricRecord({name: float(part) for name, part in value.items()})
+        elif field.type is float:
+            header[_key(field.name)] = float(value)
         else:
             header[_key(field.name)] = str(value) if isinstance(value, StrEnum) else value
     return content
@@ -187,6 +280,10 @@ def decode_any_request(content: RecordDict) -> Request:
         return _decode(content, TrainRequest)
     if came == _KINDS[EvaluateRequest]:
         return _decode(content, EvaluateRequest)
+    if came == _KINDS[KeysRequest]:
+        return _decode(content, KeysRequest)
+    if came == _KINDS[UnmaskRequest]:
+        return _decode(content, UnmaskRequest)
     raise WireError(f"message kind: expected a request, got {came!r}.")
 
 
@@ -218,7 +315,9 @@ def _decode(content: RecordDict, kind: type[MessageT]) -> MessageT:
     values: dict[str, object] = {}
     for field in fields(kind):
         if field.name == "arrays":
-            values["arrays"] = _read_arrays(content)
+            values[_ARRAYS] = _read_arrays(content, _precision_of(header, kind))
+        elif field.name == _MASKED:
+            values[_MASKED] = _read_masked(content)
         elif field.name in _METRIC_RECORDS:
             values[field.name] = _read_metrics(content, field.name)
         else:
@@ -226,7 +325,7 @@ def _decode(content: RecordDict, kind: type[MessageT]) -> MessageT:
     expected_keys = {_key(name) for name in values} | {"kind", "version"}
     if unknown := sorted(set(header) - expected_keys):
         raise WireError(f"{expected}: unknown key {unknown[0]!r}. {_REMEDY}")
-    expected_records = {_HEADER} | ({_ARRAYS, *_METRIC_RECORDS} & set(values))
+    expected_records = {_HEADER} | ({_ARRAYS, _MASKED, *_METRIC_RECORDS} & set(values))
     if unknown := sorted(set(content) - expected_records):
         raise WireError(f"{expected}: unknown record {unknown[0]!r}. {_REMEDY}")
     return kind(**values)  # type: ignore[arg-type]  # each value was checked against its field
@@ -239,10 +338,9 @@ def _kind_of(content: RecordDict) -> str:
     header = content.config_records.get(_HEADER)
     if header is None:
         raise WireError(f"record {_HEADER!r} is missing. {_REMEDY}")
-    if header.get("version") != WIRE_VERSION:
-        raise WireError(
-            f"version: expected {WIRE_VERSION}, got {header.get('version')!r}. {_REMEDY}"
-        )
+    version = header.get("version")
+    if not isinstance(version, int) or version != WIRE_VERSION:
+        raise WireError(f"version: expected {WIRE_VERSION}, got {version!r:.40}. {_REMEDY}")
     kind = header.get("kind")
     if not isinstance(kind, str):
         raise WireError(f"kind: expected text, got {kind!r}. {_REMEDY}")
@@ -261,17 +359,20 @@ def _read_scalar(header: ConfigRecord, key: str, kind: object) -> str | int | fl
         return _text(key, value)
     if kind is RefusalCode:
         return _refusal_code(key, value)
+    if kind == Precision:
+        return _precision(key, value)
     if kind is bool:
         if not isinstance(value, bool):
             raise WireError(f"{key}: expected true or false, got {value!r:.40}.")
         return value
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise WireError(f"{key}: expected a number, got {type(value).__name__}.")
-    if kind is int and not isinstance(value, int):
-        raise WireError(f"{key}: expected a whole number, got {value}.")
+    if type(value) is not kind:
+        wanted = "whole number" if kind is int else "number with a fraction"
+        raise WireError(f"{key}: expected a {wanted}, got {value}.")
     if not (math.isfinite(value) and value >= 0):
         raise WireError(f"{key}: expected a finite number of at least 0, got {value}.")
-    return value if kind is int else float(value)
+    return value
 
 
 def _refusal_code(key: str, value: object) -> RefusalCode:
@@ -280,6 +381,20 @@ def _refusal_code(key: str, value: object) -> RefusalCode:
     except ValueError as error:
         known = ", ".join(RefusalCode)
         raise WireError(f"{key}: expected one of {known}, got {value!r:.40}.") from error
+
+
+def _precision(key: str, value: object) -> Precision:
+    for precision in PRECISIONS:
+        if value == precision:
+            return precision
+    raise WireError(f"{key}: expected one of {', '.join(PRECISIONS)}, got {value!r:.40}.")
+
+
+def _precision_of(header: ConfigRecord, kind: type[Request | Answer]) -> Precision:
+    """Return in how many bits a message's arrays travel; only an update says so."""
+    if kind is not Update:
+        return "float32"
+    return _precision("precision", header.get("precision"))
 
 
 def _text(key: str, value: object) -> str:
@@ -295,18 +410,28 @@ def _text(key: str, value: object) -> str:
     return value
 
 
-def _read_arrays(content: RecordDict) -> dict[str, NDArray[np.float32]]:
-    record = content.array_records.get(_ARRAYS)
-    if record is None:
-        raise WireError(f"record {_ARRAYS!r} is missing. {_REMEDY}")
-    if set(record) != {_PACKED}:
-        raise WireError(f"{_ARRAYS}: expected the one array {_PACKED!r}. {_REMEDY}")
-    arrays = unpack(record[_PACKED])
+def _read_arrays(content: RecordDict, precision: Precision) -> dict[str, NDArray[np.float32]]:
+    arrays = unpack_rounded(_packed_in(content, _ARRAYS), precision=precision)
     _check_array_names(arrays)
     return arrays
 
 
-def _check_array_names(arrays: Arrays) -> None:
+def _read_masked(content: RecordDict) -> dict[str, NDArray[np.uint32]]:
+    masked = unpack(_packed_in(content, _MASKED), dtype=np.uint32)
+    _check_array_names(masked)
+    return masked
+
+
+def _packed_in(content: RecordDict, key: str) -> Array:
+    record = content.array_records.get(key)
+    if record is None:
+        raise WireError(f"record {key!r} is missing. {_REMEDY}")
+    if set(record) != {_PACKED}:
+        raise WireError(f"{key}: expected the one array {_PACKED!r}. {_REMEDY}")
+    return record[_PACKED]
+
+
+def _check_array_names(arrays: Iterable[str]) -> None:
     for name in arrays:
         if not _ARRAY_NAME.fullmatch(name):
             raise WireError(
@@ -327,7 +452,7 @@ def _read_metrics(content: RecordDict, key: str) -> dict[str, float]:
                 f"{key}: the name {name[:40]!r} is not of lower-case letters, digits and '_', "
                 "at most 64, a letter first."
             )
-        if isinstance(value, list) or not math.isfinite(value):
+        if not isinstance(value, float) or not math.isfinite(value):
             raise WireError(f"{key}.{name}: expected one finite number, got {value!r:.40}.")
-        metrics[name] = float(value)
+        metrics[name] = value
     return metrics

@@ -7,6 +7,10 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from client.accountant import epsilon
+from client.policy_file import read_policy
+from client.policy_privacy import objections_to_noise
+from client.spending import round_spending
 from common.config import RunConfig
 from common.config_file import load_config, models_in
 
@@ -51,6 +55,25 @@ def test_every_key_of_the_schema_is_documented() -> None:
     for path in CONFIGS.rglob("*.md"):
         documented |= set(re.findall(r"`([a-z_]+)`", path.read_text()))
     assert sorted(field_names(RunConfig) - documented) == []
+
+
+def shipped_with_noise() -> dict[str, RunConfig]:
+    """The full recipe with its noise turned on, and every experiment that has noise by itself."""
+    recipes = {path.stem: load_config(path).run for path in EXPERIMENTS}
+    found = {name: run for name, run in recipes.items() if run.privacy.enabled}
+    full = load_config(CONFIGS / "default.yaml", ["privacy.enabled=true"]).run
+    return {"default": full, **found}
+
+
+@pytest.mark.parametrize("run", [pytest.param(r, id=n) for n, r in shipped_with_noise().items()])
+def test_every_shipped_recipe_fits_the_budget_of_the_strict_policy(run: RunConfig) -> None:
+    rules = read_policy(CONFIGS / "policies" / "strict.yaml").privacy
+    spending = round_spending(run)
+    assert spending is not None
+    assert list(objections_to_noise(run.privacy, rules)) == []
+    spent = epsilon([spending] * run.federation.rounds, unit=rules.unit, delta=rules.delta)
+    assert rules.epsilon is not None
+    assert spent <= rules.epsilon
 
 
 def test_yaml_files_hold_no_tabs_and_end_with_a_newline() -> None:

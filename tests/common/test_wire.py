@@ -2,25 +2,34 @@
 
 import json
 import string
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.proto.recorddict_pb2 import RecordDict as RecordDictMessage
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from safetensors.numpy import save
 
 from common.errors import WireError
+from common.precision import PRECISIONS, Precision, rounded
+from common.record_bytes import from_bytes, to_bytes
 from common.wire import (
     EvaluateRequest,
     Evaluation,
+    Keys,
+    KeysRequest,
+    MaskedUpdate,
     QueryRequest,
     Refusal,
     RefusalCode,
     Request,
+    Shares,
     SiteCard,
     TrainRequest,
+    UnmaskRequest,
     Update,
     decode_answer,
     decode_any_request,
@@ -37,11 +46,19 @@ metrics = st.dictionaries(
 )
 named_arrays = st.dictionaries(
     names,
-    arrays(np.float32, array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=3)),
+    arrays(
+        np.float32,
+        array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=3),
+        elements=st.floats(width=32, allow_nan=False, allow_infinity=False),
+    ),
     max_size=4,
 )
+precisions = st.sampled_from(PRECISIONS)
 updates = st.builds(
-    Update,
+    lambda precision, arrays, **rest: Update(
+        arrays=rounded(arrays, precision), precision=precision, **rest
+    ),
+    precision=precisions,
     run=texts,
     server_round=counts,
     site=texts,
@@ -107,10 +124,17 @@ def test_a_train_request_survives_the_way(
 
 @pytest.mark.parametrize(
     "request_",
-    [QueryRequest(run="run"), EvaluateRequest("run", 1, "{}", {})],
-    ids=["query", "evaluate"],
+    [
+        QueryRequest(run="run"),
+        EvaluateRequest("run", 1, "{}", {}),
+        KeysRequest("run", 0, "{}", "{}"),
+        UnmaskRequest("run", 1, "{}", '{"survivors": []}'),
+    ],
+    ids=["query", "evaluate", "keys", "unmask"],
 )
-def test_the_other_requests_survive_the_way(request_: QueryRequest | EvaluateRequest) -> None:
+def test_the_other_requests_survive_the_way(
+    request_: QueryRequest | EvaluateRequest | KeysRequest | UnmaskRequest,
+) -> None:
     assert vars(decode_request(encode(request_), type(request_))) == vars(request_)
 
 
@@ -119,10 +143,12 @@ def test_the_other_requests_survive_the_way(request_: QueryRequest | EvaluateReq
     [
         SiteCard("north", "chestx", 80, 10, '{"pictures": 100}'),
         Evaluation("run", 2, "north", "chestx", 10, {"auroc": 0.75}),
+        Keys("run", 0, "north", "chestx", '{"letter_key": "k"}'),
+        Shares("run", 2, "north", "chestx", '{"mask_keys": {}}'),
     ],
-    ids=["card", "evaluation"],
+    ids=["card", "evaluation", "keys", "shares"],
 )
-def test_the_other_answers_survive_the_way(answer: SiteCard | Evaluation) -> None:
+def test_the_other_answers_survive_the_way(answer: SiteCard | Evaluation | Keys | Shares) -> None:
     assert vars(decode_answer(encode(answer), type(answer))) == vars(answer)
 
 
@@ -147,8 +173,10 @@ def test_a_refusal_of_an_unknown_code_is_refused() -> None:
         QueryRequest(run="run"),
         EvaluateRequest("run", 1, "{}", {}),
         TrainRequest("run", 1, 0, 1, 0.0, True, "{}", {}),
+        KeysRequest("run", 0, "{}", "{}"),
+        UnmaskRequest("run", 1, "{}", "{}"),
     ],
-    ids=["query", "evaluate", "train"],
+    ids=["query", "evaluate", "train", "keys", "unmask"],
 )
 def test_a_request_is_read_without_knowing_which_it_is(request_: Request) -> None:
     arrived = decode_any_request(encode(request_))
@@ -174,6 +202,7 @@ def test_a_fact_must_be_true_or_false(value: float | str) -> None:
 def test_record_keys_are_kebab_case() -> None:
     assert set(encode(an_update()).config_records["fovea"]) == {
         "kind", "version", "run", "server-round", "site", "task", "num-examples", "num-steps",
+        "precision",
     }  # fmt: skip
 
 
@@ -191,7 +220,10 @@ def test_another_kind_of_message_is_refused() -> None:
         ("num-examples", True, "num-examples: expected a number, got bool"),
         ("site", "", "site: expected text"),
         ("patient-id", "p1", "unknown key 'patient-id'"),
-        ("version", 99, "version: expected 2, got 99"),
+        ("version", 99, "version: expected 3, got 99"),
+        ("version", 3.0, "version: expected 3, got 3.0"),
+        ("precision", "int4", "precision: expected one of float32, bfloat16, int8, got 'int4'"),
+        ("precision", "bfloat16", r"trunk\.weight: expected uint16, got float32"),
     ],
 )
 def test_a_wrong_value_is_named(key: str, value: str | float, message: str) -> None:
@@ -303,6 +335,156 @@ def test_pickled_objects_are_not_read() -> None:
 
     with pytest.raises(WireError, match="arrays: not a readable array"):
         decode_answer(content, Update)
+
+
+@given(
+    st.dictionaries(
+        names, arrays(np.uint32, array_shapes(max_dims=1, min_side=0, max_side=5)), max_size=3
+    )
+)
+def test_a_masked_update_survives_the_way(masked: dict[str, np.ndarray]) -> None:
+    answer = MaskedUpdate("run", 1, "north", "chestx", '{"next": null}', masked)
+
+    arrived = decode_answer(encode(answer), MaskedUpdate)
+
+    assert isinstance(arrived, MaskedUpdate)
+    assert same_arrays(arrived.masked, masked)
+    assert {**vars(arrived), "masked": None} == {**vars(answer), "masked": None}
+
+
+def test_a_masked_update_of_anything_but_whole_numbers_is_refused() -> None:
+    with pytest.raises(WireError, match="trunk: expected uint32, got float32"):
+        encode(MaskedUpdate("run", 1, "north", "chestx", "{}", {"trunk": np.ones(2, np.float32)}))  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize(
+    ("precision", "bytes_each"), [("float32", 4), ("bfloat16", 2), ("int8", 1)]
+)
+def test_a_coarser_update_travels_in_fewer_bytes(precision: Precision, bytes_each: int) -> None:
+    values = np.random.default_rng(3).normal(size=100_000).astype(np.float32)
+    update = an_update(arrays=rounded({"trunk.weight": values}, precision), precision=precision)
+
+    size = len(to_bytes(encode(update)))
+
+    assert bytes_each * values.size < size < bytes_each * values.size + 2000
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_an_update_that_was_not_rounded_is_not_sent_as_if_it_were(precision: Precision) -> None:
+    values = np.array([1.0, 1.0001, 0.3], dtype=np.float32)
+
+    with pytest.raises(WireError, match=r"trunk\.weight: its numbers need more bits"):
+        encode(an_update(arrays={"trunk.weight": values}, precision=precision))
+
+
+def coarse(counts: list[int], exponents: list[int]) -> RecordDict:
+    """An update in int8 that somebody else has packed."""
+    content = encode(an_update(arrays={"a": np.zeros(3, np.float32)}, precision="int8"))
+    order = np.frombuffer(b'["a"]', dtype=np.uint8)
+    stored = {
+        "a": np.array(counts, dtype=np.int8),
+        "__order__": order,
+        "__exponents__": np.array(exponents, dtype=np.int16),
+    }
+    content["arrays"] = ArrayRecord({"packed": Array(np.frombuffer(save(stored), dtype=np.uint8))})
+    return content
+
+
+def test_the_hand_packed_update_is_read_where_it_is_right() -> None:
+    arrived = decode_answer(coarse([64, -127, 0], [-3]), Update)
+
+    assert isinstance(arrived, Update)
+    assert arrived.arrays["a"].tolist() == [8.0, -127 / 8, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("counts", "exponents", "message"),
+    [
+        ([64, 1, 0], [], "one exponent for each array"),
+        ([64, 1, 0], [1, 2], "one exponent for each array"),
+        ([64, 1, 0], [122], r"a step of 2\^122"),
+        ([64, 1, 0], [-127], r"a step of 2\^-127"),
+        ([1, 2, 3], [4], "not in the steps that its numbers give"),
+        ([-128, 1, 0], [0], "not in the steps that its numbers give"),
+        ([0, 0, 0], [0], "not in the steps that its numbers give"),
+    ],
+)
+def test_steps_that_fovea_would_not_write_are_refused(
+    counts: list[int], exponents: list[int], message: str
+) -> None:
+    with pytest.raises(WireError, match=message):
+        decode_answer(coarse(counts, exponents), Update)
+
+
+def with_notes(content: RecordDict) -> None:
+    order = np.frombuffer(b'["trunk.weight"]', dtype=np.uint8)
+    stored = {"trunk.weight": np.ones((2, 3), np.float32), "__order__": order}
+    file = save(stored, metadata={"patient": "Jane Doe"})
+    content["arrays"] = ArrayRecord({"packed": Array(np.frombuffer(file, dtype=np.uint8))})
+
+
+def with_spaces(content: RecordDict) -> None:
+    order = np.frombuffer(b'[ "trunk.weight" ]', dtype=np.uint8)
+    stored = {"trunk.weight": np.ones((2, 3), np.float32), "__order__": order}
+    content["arrays"] = ArrayRecord({"packed": Array(np.frombuffer(save(stored), dtype=np.uint8))})
+
+
+def with_bytes_behind(content: RecordDict) -> None:
+    packed = content.array_records["arrays"]["packed"]
+    longer = Array(packed.dtype, packed.shape, packed.stype, packed.data + b"Jane Doe")
+    content["arrays"] = ArrayRecord({"packed": longer})
+
+
+def with_another_type_beside(content: RecordDict) -> None:
+    packed = content.array_records["arrays"]["packed"]
+    named = Array("Jane Doe", packed.shape, packed.stype, packed.data)
+    content["arrays"] = ArrayRecord({"packed": named})
+
+
+@pytest.mark.parametrize(
+    "smuggle", [with_notes, with_spaces, with_bytes_behind, with_another_type_beside]
+)
+def test_bytes_without_a_meaning_are_refused(smuggle: Callable[[RecordDict], None]) -> None:
+    content = encode(an_update())
+    smuggle(content)
+
+    with pytest.raises(WireError, match="packed in another way"):
+        decode_answer(content, Update)
+
+
+def unknown_field(content: bytes) -> bytes:
+    return content + b"\x7a\x08Jane Doe"  # field 15, eight bytes
+
+
+def unknown_field_inside(content: bytes) -> bytes:
+    message = RecordDictMessage.FromString(content)
+    message.items[0].config_record.MergeFromString(b"\x7a\x08Jane Doe")
+    return message.SerializeToString()
+
+
+def same_record_twice(content: bytes) -> bytes:
+    message = RecordDictMessage.FromString(content)
+    message.items.add().CopyFrom(message.items[0])
+    return message.SerializeToString()
+
+
+def same_key_twice(content: bytes) -> bytes:
+    message = RecordDictMessage.FromString(content)
+    items = message.items[0].config_record.items
+    items.add().CopyFrom(items[0])
+    items[0].value.string = "Jane Doe"
+    return message.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    "smuggle", [unknown_field, unknown_field_inside, same_record_twice, same_key_twice]
+)
+def test_a_message_in_another_form_is_not_read(smuggle: Callable[[bytes], bytes]) -> None:
+    content = to_bytes(encode(an_update()))
+    assert to_bytes(from_bytes(content)) == content
+
+    with pytest.raises(WireError, match="not in the form that Fovea writes"):
+        from_bytes(smuggle(content))
 
 
 @pytest.mark.parametrize("name", ["../auroc", "central/x", "Total", "a" * 65])
