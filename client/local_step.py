@@ -17,7 +17,8 @@ from common.device import autocast, on_device
 from common.loss import LossParts, total_loss
 from common.loss_config import LossConfig
 from common.model.network import Network
-from common.schedule import learning_rate_factor
+from common.model.optimiser import Steps, optimiser_of, set_learning_rate
+from common.model.parameters import parameters_of
 from common.tasks import Task
 
 Compute = Callable[[], tuple[Tensor, Tensor]]  # the objective, and the parts of the loss detached
@@ -25,14 +26,6 @@ Compute = Callable[[], tuple[Tensor, Tensor]]  # the objective, and the parts of
 
 class NonFiniteLossError(ArithmeticError):
     """The loss became NaN or infinite; the site refuses the round."""
-
-
-@dataclass(frozen=True)
-class Steps:
-    """Where in the run's schedule a round starts, and where the run ends."""
-
-    first: int
-    total: int
 
 
 @dataclass(frozen=True)
@@ -134,21 +127,14 @@ def train_together(
     network.train()
     # Other tasks' heads get no gradient and must not decay either.
     trained = parameters_of(network, task)
-    optimiser = _optimiser(list(trained.values()), train)
+    optimiser = optimiser_of(list(trained.values()), train)
     held = [(trained[name], anchor) for name, anchor in anchors.items()] if proximal_mu else []
     sums = torch.zeros(len(fields(LossParts)), dtype=torch.float64, device="cpu")
     seen, taken = 0, 0
     for portions in epochs:
         for portion in portions:
             here = on_device(portion.batch, device)
-            factor = learning_rate_factor(
-                steps.first + taken,
-                total_steps=steps.total,
-                warmup_fraction=train.warmup_fraction,
-                final_fraction=train.final_learning_rate_fraction,
-            )
-            for group in optimiser.param_groups:
-                group["lr"] = train.learning_rate * factor
+            set_learning_rate(optimiser, train, steps, taken=taken)
             objective, values = processes.run(
                 partial(
                     _objective,
@@ -208,21 +194,6 @@ def proximal_term(held: Sequence[tuple[Parameter, Tensor]], *, mu: float) -> Ten
     """
     squared = [(parameter - anchor).square().sum() for parameter, anchor in held]
     return 0.5 * mu * torch.stack(squared).sum()
-
-
-def parameters_of(network: Network, task: Task) -> dict[str, Parameter]:
-    """Return the trainable parameters of the trunk and of one task's head, by name."""
-    groups = ("trunk.", f"heads.{task.name}.")
-    return {
-        name: parameter
-        for name, parameter in network.named_parameters()
-        if name.startswith(groups) and parameter.requires_grad
-    }
-
-
-def _optimiser(parameters: list[Parameter], train: TrainConfig) -> torch.optim.Optimizer:
-    kind = torch.optim.AdamW if train.optimiser == "adamw" else torch.optim.Adam
-    return kind(parameters, lr=train.learning_rate, weight_decay=train.weight_decay)
 
 
 def _parts(parts: LossParts) -> list[Tensor]:

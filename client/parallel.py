@@ -17,13 +17,14 @@ from pathlib import Path
 
 import torch
 
-from client.local_step import LocalResult, NonFiniteLossError, Steps
+from client.local_step import LocalResult, NonFiniteLossError
 from client.parallel_job import Group, Job, Said, as_line, read_said
 from client.parallel_rank import Rank
 from common.config import RunConfig
 from common.config_file import canonical_json
 from common.errors import ConfigError, SiteError
 from common.model.network import Network
+from common.model.optimiser import Steps
 from common.tasks import Task
 
 log = logging.getLogger(__name__)

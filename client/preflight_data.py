@@ -55,6 +55,14 @@ def check_shard(
     yield _fits(home, site, task=task, shard=shard, source=source)
     if policy is not None:
         yield _enough(shard, policy)
+    unnamed = shard.unnamed_pictures("train")
+    if unnamed:
+        yield warning(
+            "patients",
+            f"{unnamed} training pictures have no patient in their table; runs with "
+            "privacy.unit patient cannot be trained here",
+            "Name the patient column in `source` of site.yaml (columns.patient), prepare again.",
+        )
 
 
 def _folder(folder: Path) -> Finding:

@@ -1,13 +1,19 @@
-"""What must last at a site between rounds: local layers, durable per site, run and round."""
+"""What must last at a site between rounds: local layers, durable per site, run, kind and round."""
 
 import logging
 import os
 import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import JsonValue
+
+from common.digests import text_digest
 from common.durable import read_array_file, write_array_file
 from common.errors import RunError
+from common.privacy_config import Unit
+from common.signing import canonical
 from common.wire import Arrays
 
 log = logging.getLogger(__name__)
@@ -19,20 +25,58 @@ KEPT_ROUNDS = 2  # the last one, and the one it was trained from
 KEPT_RUNS = 16  # those of a site that were used last
 
 
-class LocalState:
-    """A site's own arrays of one run. They never leave the site.
+@dataclass(frozen=True)
+class Making:
+    """All that decides what local layers are and what they tell of the pictures.
 
-    Kept per round: a round that is trained again, because the coordinator lost it, starts from
-    the layers that it started from before.
+    A run's name does not decide it: two manifests may bear the same one. Layers trained without
+    noise would tell of the pictures through every update that starts from them, which no ledger
+    counts; noise for single images does not cover a patient.
     """
 
-    def __init__(self, folder: Path, *, site: str, run: str) -> None:
-        """Name the place. Raises RunError for a run name that would lead elsewhere on the disk."""
-        for name in (site, run):
+    task: str
+    labels: tuple[str, ...]
+    local_layers: tuple[str, ...]  # prefixes; their order says nothing
+    architecture_digest: str
+    noised_for: Unit | None  # None: trained without noise
+
+    @property
+    def kind(self) -> str:
+        """Return a name that only layers made in the same way have."""
+        noise = "plain" if self.noised_for is None else f"noised-{self.noised_for}"
+        what: list[JsonValue] = [
+            self.task,
+            list(self.labels),
+            list(sorted(set(self.local_layers))),
+            self.architecture_digest,
+        ]
+        # In full: a coordinator who chooses both configurations could make short digests meet.
+        return f"{noise}-{text_digest(canonical(what))}"
+
+
+class LocalState:
+    """A site's own arrays of one run, all made in one way. They never leave the site.
+
+    Kept per round: a round that is trained again, because the coordinator lost it, starts from
+    the layers that it started from before. Layers of the same run that were made in another way
+    stay where they are, unused, until the run is forgotten.
+    """
+
+    def __init__(self, folder: Path, *, site: str, run: str, kind: str = "plain") -> None:
+        """Name the place. Raises RunError for a run name that would lead elsewhere on the disk.
+
+        Args:
+            folder: Of all sites' states.
+            site: Whose layers.
+            run: Of which run.
+            kind: How they are made (``Making.kind``).
+        """
+        for name in (site, run, kind):
             # The run's name comes over the network and becomes part of a path.
             if not _PLAIN_NAME.fullmatch(name):
                 raise RunError(f"{name!r} cannot name a folder: use letters, digits, dots, dashes.")
-        self._folder = folder / site / run
+        self._run = folder / site / run
+        self._folder = self._run / kind
 
     def load(self, *, before: int) -> Arrays:
         """Return the arrays of the last round before this one, none before the first.
@@ -42,9 +86,10 @@ class LocalState:
         """
         rounds = self._rounds()
         if rounds:
-            os.utime(self._folder)  # in use: other runs are forgotten before this one
+            os.utime(self._run)  # in use: other runs are forgotten before this one
         earlier = [kept for kept in rounds if kept < before]
         if not earlier:
+            self._tell_unused()
             return {}
         arrays, _ = read_array_file(self._file(max(earlier)))
         return arrays
@@ -58,12 +103,20 @@ class LocalState:
         for number in known:
             if number not in kept:
                 self._file(number).unlink(missing_ok=True)
-        os.utime(self._folder)
+        os.utime(self._run)
         self._forget_old_runs()
+
+    def _tell_unused(self) -> None:
+        """Say so where the run has layers, but none that may be used."""
+        if self._run.is_dir() and any(path != self._folder for path in self._run.iterdir()):
+            log.info(
+                "local layers of this run were made under another configuration and stay unused",
+                extra={"action": "state_not_used", "run": self._run.name},
+            )
 
     def _forget_old_runs(self) -> None:
         """Remove the layers of all runs but the last used; this one is never removed."""
-        others = [path for path in self._folder.parent.iterdir() if path != self._folder]
+        others = [path for path in self._run.parent.iterdir() if path != self._run]
         runs = [path for path in others if _PLAIN_NAME.fullmatch(path.name) and path.is_dir()]
         runs.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
         for old in runs[KEPT_RUNS - 1 :]:

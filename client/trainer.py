@@ -11,28 +11,28 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
+from torch import Tensor
 
-from client.local_step import (
-    LocalResult,
-    NonFiniteLossError,
-    Steps,
-    parameters_of,
-    train_locally,
-)
+from client.local_step import LocalResult, NonFiniteLossError, train_locally
 from client.parallel import ParallelTraining
-from client.state import LocalState
+from client.state import LocalState, Making
 from common.config import RunConfig
 from common.datasets.loader import batches
 from common.datasets.shard import Shard, open_shard
 from common.device import chosen_device
 from common.digests import architecture_digest
-from common.errors import WireError
+from common.errors import DataError, ModelError, WireError
 from common.evaluate import TaskReport, evaluate, measure, released_metrics
 from common.layers import held_by, is_local, shared
 from common.local_site import LocalSite
 from common.model.arrays import array_names, read_arrays, write_arrays
 from common.model.network import Network, build_network
+from common.model.optimiser import Steps
+from common.model.parameters import parameters_of
 from common.model_config import ModelConfig
+from common.private.sampling import require_units
+from common.private.step import train_privately
+from common.schedule import steps_per_round
 from common.seed import derive_seed, seed_everything
 from common.tasks import Task
 from common.wire import (
@@ -83,15 +83,18 @@ class Trainer:
             self._parallel.close()
 
     def train(self, request: TrainRequest) -> Update | Refusal:
-        """Run the local epochs of one round and return the change of the shared layers.
+        """Train for one round and return the change of the shared layers.
 
+        A run that asks for privacy gets noised steps (common/private/), any other local epochs.
         Where the request asks for it the model that came with it is measured first; a site that
         has nothing to measure it on trains all the same.
         """
         config = _config_of(request.config_json)
         if reason := self._reason_against(config, request.arrays, "train"):
             return self._refuse(reason)
-        state = LocalState(self._site.state, site=self._site.name, run=request.run)
+        if config.privacy.enabled and (reason := self._reason_against_noise(config)):
+            return self._refuse(reason)
+        state = self._state(config, request)
         network = self._load(config, request.arrays, state.load(before=request.server_round))
         evaluation: Metrics = {}
         if request.evaluates and len(self._shard.indices("val")):
@@ -100,6 +103,8 @@ class Trainer:
             result = self._step(config, request, network)
         except NonFiniteLossError as error:
             return self._refuse(f"non-finite: {error}")
+        except ModelError as error:
+            return self._refuse(f"private training: {error}")
         trained = read_arrays(network, request.arrays)
         change = _change(config, request.arrays, trained)
         if reason := _reason_to_keep(change):
@@ -118,7 +123,7 @@ class Trainer:
         config = _config_of(request.config_json)
         if reason := self._reason_against(config, request.arrays, "val"):
             return self._refuse(reason)
-        state = LocalState(self._site.state, site=self._site.name, run=request.run)
+        state = self._state(config, request)
         # The model after a round goes with the layers that this site kept in that round.
         local = state.load(before=request.server_round + 1)
         report = self._measure(config, self._load(config, request.arrays, local))
@@ -152,13 +157,44 @@ class Trainer:
             return f"the arrays are not this network's: {differing[0]} differs"
         return None
 
+    def _reason_against_noise(self, config: RunConfig) -> str | None:
+        """Return why this site cannot train privately as the run asks for it, or None."""
+        if self._parallel is not None:
+            return (
+                f"private training uses one process, this site {self._site.processes}: set "
+                "machine.processes to 1 in site.yaml"
+            )
+        try:
+            require_units(self._shard, "train", unit=config.privacy.unit)
+        except DataError as error:
+            return f"private training: {error}"
+        return None
+
     def _load(self, config: RunConfig, arrays: Arrays, local: Arrays) -> Network:
         """Return the network with the request's arrays and, over them, the site's own layers."""
         torch.set_num_threads(self._site.num_threads)
         network = _network_of(config)
         write_arrays(network, arrays)
-        write_arrays(network, local)
+        own = {n: a for n, a in local.items() if is_local(n, config.federation.local_layers)}
+        write_arrays(network, own)
         return network
+
+    def _state(self, config: RunConfig, request: TrainRequest | EvaluateRequest) -> LocalState:
+        """Return the layers kept here that were made as this configuration makes them.
+
+        A private run never starts from layers that were trained without noise. Its own local
+        layers are trained with the noise that the shared ones get (common/private/step.py), so
+        what they tell through later updates is spent already.
+        """
+        making = Making(
+            task=self._site.task,
+            labels=config.task(self._site.task).labels,
+            local_layers=tuple(config.federation.local_layers),
+            architecture_digest=_architecture_of(request.config_json),
+            noised_for=config.privacy.unit if config.privacy.enabled else None,
+        )
+        site = self._site
+        return LocalState(site.state, site=site.name, run=request.run, kind=making.kind)
 
     def _measure(self, config: RunConfig, network: Network) -> TaskReport:
         """Measure the loaded network on the validation split; draws no random numbers."""
@@ -175,16 +211,38 @@ class Trainer:
         return measure(predicted, config=values_only, seed=config.seed)
 
     def _step(self, config: RunConfig, request: TrainRequest, network: Network) -> LocalResult:
-        site, shard = self._site, self._shard
-        task = config.task(site.task)
-        seed = derive_seed(config.seed, "train", site.name, request.server_round)
-        seed_everything(seed)
+        task = config.task(self._site.task)
         anchors = {
             name: parameter.detach().clone()
             for name, parameter in parameters_of(network, task).items()
             if request.proximal_mu and not is_local(name, config.federation.local_layers)
         }
-        steps = Steps(first=request.global_step, total=request.total_steps)
+        if config.privacy.enabled:
+            private = train_privately(
+                network,
+                self._shard,
+                task=task,
+                config=config,
+                server_round=request.server_round,
+                proximal_mu=request.proximal_mu,
+                anchors=anchors,
+            )
+            return LocalResult(private.num_steps, {"seconds": private.seconds})
+        return self._plain_step(config, request, network, task=task, anchors=anchors)
+
+    def _plain_step(
+        self,
+        config: RunConfig,
+        request: TrainRequest,
+        network: Network,
+        *,
+        task: Task,
+        anchors: dict[str, Tensor],
+    ) -> LocalResult:
+        site, shard = self._site, self._shard
+        seed = derive_seed(config.seed, "train", site.name, request.server_round)
+        seed_everything(seed)
+        steps = self._place_in_schedule(config, request)
         if self._parallel is not None:
             return self._parallel.train(
                 network,
@@ -218,6 +276,23 @@ class Trainer:
             proximal_mu=request.proximal_mu,
             anchors=anchors,
         )
+
+    def _place_in_schedule(self, config: RunConfig, request: TrainRequest) -> Steps:
+        """Return where the run's schedule stands, and how long it is here.
+
+        Under masks it follows from what all sites know alike: were it the coordinator's to say, it
+        could have all sites but one train at the end of the schedule, by steps of next to nothing,
+        and the sum would be the update of the one.
+        """
+        if not config.secure_aggregation.enabled:
+            return Steps(first=request.global_step, total=request.total_steps)
+        steps = steps_per_round(
+            len(self._shard.indices("train")),
+            batch_size=config.train.batch_size,
+            epochs=config.train.epochs,
+        )
+        first = (request.server_round - 1) * steps
+        return Steps(first=first, total=config.federation.rounds * steps)
 
     def _reply(
         self,

@@ -21,6 +21,7 @@ from common.datasets.shared_pictures import Place, find_shared_pictures
 from common.datasets.sources import OWN_PATIENT, open_source
 from common.datasets.views import JoinedSource
 from common.errors import ConfigError, DataError
+from common.private.sampling import require_units
 from common.seed import derive_seed
 
 READERS = min(8, os.cpu_count() or 1)  # threads; decoding and resizing release the interpreter
@@ -48,7 +49,8 @@ def prepare_shards(
 
     Raises:
         ConfigError: A source names an unknown pool, or a pool of another task, or needs ``--data``.
-        DataError: A source cannot be read, or a patient or a picture is in two places.
+        DataError: A source cannot be read, a patient or a picture is in two places, or a run that
+            protects patients has pictures whose patient is not known.
     """
     config = loaded.run
     places = _tasks_by_place(config)
@@ -68,6 +70,8 @@ def prepare_shards(
                 progress=_watched(watch, site.name),
                 workers=READERS,
             )
+            if config.privacy.enabled:
+                require_units(sites[site.name], "train", unit=config.privacy.unit)
     reference = _prepare_reference(config, sources, out=out, watch=watch)
     _no_picture_twice(config, sources, places, folder=out / "shards")
     return Shards(sites=sites, site_folders=folders, reference=reference)

@@ -27,6 +27,7 @@ class PartCount:
     patients: int
     classes: tuple[ClassCount, ...]
     lesion_pictures: int  # with at least one lesion region
+    unnamed_pictures: int = 0  # whose table names no patient: each counts as a patient of its own
 
 
 @dataclass(frozen=True)

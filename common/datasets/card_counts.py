@@ -49,6 +49,7 @@ def count_shard(
     has_lesion = np.array(
         [any(region.kind in task.lesion_roi_kinds for region in r.regions) for r in reads]
     )
+    is_unnamed = np.array([read.patient.startswith(OWN_PATIENT) for read in reads])
     membership = _class_membership(targets, task)
     counts = tuple(
         _part_count(
@@ -57,6 +58,7 @@ def count_shard(
             patients=patients,
             membership=membership,
             has_lesion=has_lesion,
+            is_unnamed=is_unnamed,
         )
         for number, name in enumerate(parts)
     )
@@ -131,6 +133,7 @@ def _part_count(
     patients: NDArray[np.int32],
     membership: Mapping[str, NDArray[np.bool_]],
     has_lesion: NDArray[np.bool_],
+    is_unnamed: NDArray[np.bool_],
 ) -> PartCount:
     """Count one part.
 
@@ -140,6 +143,7 @@ def _part_count(
         patients: (N,) patient codes.
         membership: See ``_class_membership``.
         has_lesion: (N,) pictures with a lesion region.
+        is_unnamed: (N,) pictures whose table names no patient.
     """
     classes = tuple(
         ClassCount(label, int((chosen & member).sum()), len(np.unique(patients[chosen & member])))
@@ -151,6 +155,7 @@ def _part_count(
         patients=len(np.unique(patients[chosen])),
         classes=classes,
         lesion_pictures=int((chosen & has_lesion).sum()),
+        unnamed_pictures=int((chosen & is_unnamed).sum()),
     )
 
 

@@ -15,7 +15,7 @@ from common.tasks import Task
 SITE_PARTS = ("train", "val", "test")
 REFERENCE_PARTS = ("selection", "calibration", "gate")
 
-FORMAT = 2  # of the files below; raise it when they change
+FORMAT = 3  # of the files below; raise it when they change
 META = "meta.json"
 EXCLUSIONS = "exclusions.csv"  # names rows and files: for the person at the site alone
 
@@ -50,6 +50,16 @@ class Shard:
         if part not in self.parts:
             raise DataError(f"this shard has no part {part!r}, only {', '.join(self.parts)}.")
         return np.flatnonzero(self.part == self.parts.index(part))
+
+    def unnamed_pictures(self, part: str) -> int:
+        """Return how many pictures of a part have no patient in their table.
+
+        Raises DataError where the data card does not count the part.
+        """
+        counts = {count.name: count.unnamed_pictures for count in self.card.parts}
+        if part not in counts:
+            raise DataError(f"the data card does not count part {part!r}; prepare the shard again.")
+        return counts[part]
 
     def regions_of(self, index: int) -> range:
         """Return the rows of ``region_*`` that belong to a picture."""

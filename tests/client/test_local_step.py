@@ -8,17 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from client.local_step import (
-    NonFiniteLossError,
-    Steps,
-    parameters_of,
-    proximal_term,
-    train_locally,
-)
+from client.local_step import NonFiniteLossError, proximal_term, train_locally
 from common.config import RunConfig
 from common.datasets.sample import Batch
 from common.loss import total_loss
 from common.model.network import Network, build_network
+from common.model.optimiser import Steps
+from common.model.parameters import parameters_of
 
 MakeConfig = Callable[..., RunConfig]
 NO_ANCHORS = MappingProxyType({})

@@ -15,14 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.local_step import (
-    LocalResult,
-    NonFiniteLossError,
-    Portion,
-    Steps,
-    parameters_of,
-    train_locally,
-)
+from client.local_step import LocalResult, NonFiniteLossError, Portion, train_locally
 from client.parallel import ParallelTraining, _read, _start_worker
 from client.parallel_job import Group, as_line, read_said
 from client.parallel_rank import Share, portions
@@ -31,6 +24,8 @@ from common.datasets.loader import batches
 from common.datasets.shard import open_shard
 from common.errors import SiteError
 from common.model.network import Network, build_network
+from common.model.optimiser import Steps
+from common.model.parameters import parameters_of
 from common.seed import derive_seed, seed_everything
 
 MakeConfig = Callable[..., RunConfig]

@@ -1,12 +1,14 @@
 """What a site keeps of a run between rounds, and for how long."""
 
+import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from client.state import KEPT_RUNS, LocalState
+from client.state import KEPT_RUNS, LocalState, Making
 from common.errors import DataError, RunError
 
 
@@ -41,7 +43,7 @@ def test_two_rounds_are_kept(state: LocalState, tmp_path: Path) -> None:
     for number in (1, 2, 3, 4):
         state.save(arrays(number), server_round=number)
 
-    kept = sorted(path.name for path in (tmp_path / "north" / "run-1").iterdir())
+    kept = sorted(path.name for path in (tmp_path / "north" / "run-1" / "plain").iterdir())
     assert kept == ["local-layers-00003.safetensors", "local-layers-00004.safetensors"]
 
 
@@ -57,7 +59,9 @@ def test_a_round_that_is_done_again_takes_away_what_came_after_it(state: LocalSt
 
 def test_a_damaged_file_is_an_error_that_names_it(state: LocalState, tmp_path: Path) -> None:
     state.save(arrays(1.0), server_round=1)
-    (tmp_path / "north" / "run-1" / "local-layers-00001.safetensors").write_bytes(b"damaged")
+    (tmp_path / "north" / "run-1" / "plain" / "local-layers-00001.safetensors").write_bytes(
+        b"damaged"
+    )
 
     with pytest.raises(DataError, match=r"local-layers-00001\.safetensors: cannot be read"):
         state.load(before=2)
@@ -98,3 +102,60 @@ def test_a_run_in_use_is_kept_however_young_the_others_are(tmp_path: Path) -> No
 
     assert value_before(state, 2) == 2.0
     assert len(list((tmp_path / "north").iterdir())) == KEPT_RUNS
+
+
+MAKING = Making(
+    task="chestx",
+    labels=("Mass", "Nodule"),
+    local_layers=("heads.", "trunk.norm"),
+    architecture_digest="0" * 64,
+    noised_for=None,
+)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"noised_for": "image"},
+        {"noised_for": "patient"},
+        {"local_layers": ("heads.",)},
+        {"architecture_digest": "1" * 64},
+        {"task": "retina"},
+        {"labels": ("Nodule", "Mass")},
+    ],
+    ids=", ".join,
+)
+def test_layers_made_in_another_way_are_not_found_and_not_lost(
+    tmp_path: Path, changes: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
+    one = LocalState(tmp_path, site="north", run="run-1", kind=MAKING.kind)
+    one.save(arrays(1.0), server_round=1)
+    changed = replace(MAKING, **changes)  # type: ignore[arg-type]
+    other = LocalState(tmp_path, site="north", run="run-1", kind=changed.kind)
+
+    with caplog.at_level(logging.INFO):
+        assert other.load(before=9) == {}
+    assert [record.message for record in caplog.records] == [
+        "local layers of this run were made under another configuration and stay unused"
+    ]
+
+    other.save(arrays(2.0), server_round=1)
+    assert (value_before(one, 9), value_before(other, 9)) == (1.0, 2.0)
+
+
+def test_the_order_in_which_local_layers_are_named_says_nothing() -> None:
+    assert replace(MAKING, local_layers=("trunk.norm", "heads.")).kind == MAKING.kind
+
+
+def test_noise_for_images_and_for_patients_are_told_apart() -> None:
+    kinds = {replace(MAKING, noised_for=unit).kind for unit in (None, "image", "patient")}
+    assert len(kinds) == 3
+
+
+def test_layers_of_a_version_that_kept_no_kind_are_not_used(tmp_path: Path) -> None:
+    state = LocalState(tmp_path, site="north", run="run-1", kind=MAKING.kind)
+    state.save(arrays(1.0), server_round=1)
+    kept = tmp_path / "north" / "run-1" / MAKING.kind / "local-layers-00001.safetensors"
+    kept.rename(tmp_path / "north" / "run-1" / kept.name)
+
+    assert state.load(before=9) == {}

@@ -123,7 +123,7 @@ def test_local_layers_stay_and_last(
     without = train(elsewhere, a_request(config, server_round=2))
 
     assert not any(name.startswith("heads.") for name in update.arrays)
-    assert (tmp_path / "valley" / "run-1" / "local-layers-00001.safetensors").exists()
+    assert list((tmp_path / "valley" / "run-1").glob("plain-*/local-layers-00001.safetensors"))
     assert any((following.arrays[name] != without.arrays[name]).any() for name in update.arrays)
 
 
@@ -158,7 +158,8 @@ def test_damaged_local_layers_are_an_error(
     config = make_config("federation.local_layers=[heads.retina]")
     trainer = Trainer(a_site("valley", "retina", shards["valley"], tmp_path))
     train(trainer, a_request(config))
-    (tmp_path / "valley" / "run-1" / "local-layers-00001.safetensors").write_bytes(b"damaged")
+    [kept] = (tmp_path / "valley" / "run-1").glob("*/local-layers-00001.safetensors")
+    kept.write_bytes(b"damaged")
 
     with pytest.raises(DataError, match="cannot be read"):
         trainer.train(a_request(config, server_round=2))

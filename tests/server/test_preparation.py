@@ -138,6 +138,38 @@ def test_patient_at_two_sites_of_one_task_is_refused_without_a_name(tmp_path: Pa
 # What is shared out
 
 
+@pytest.mark.parametrize(
+    ("patient", "unit", "is_refused"),
+    [("null", "patient", True), ("null", "image", False), ("patient", "patient", False)],
+)
+def test_patients_who_are_not_named_cannot_be_protected(
+    tmp_path: Path, patient: str, unit: str, *, is_refused: bool
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    rows = ["image,labels,patient"]
+    for number in range(6):
+        draw = np.random.default_rng(number)
+        pixels = draw.integers(0, 256, (64, 64), dtype=np.uint8)
+        Image.fromarray(pixels).save(data / f"{number}.png")
+        rows.append(f"{number}.png,Mass,{number // 2}")
+    (data / "list.csv").write_text("\n".join(rows))
+    source = manifest("list.csv").replace("patient: patient", f"patient: {patient}")
+    loaded = chest_run(
+        (source, phantom(2), phantom(6)), "privacy.enabled=true", f"privacy.unit={unit}"
+    )
+
+    def prepared() -> Shard:
+        out = tmp_path / "out"
+        return prepare_shards(loaded, data_root=data, out=out, watch=unwatched).sites["north"]
+
+    if is_refused:
+        with pytest.raises(DataError, match=r"north.*have no patient.*Name the patient column"):
+            prepared()
+    else:
+        assert len(prepared()) == 6
+
+
 def test_no_patient_of_a_pool_is_at_two_places(tmp_path: Path) -> None:
     sources = open_sources(chest_run(POOLED), PLACES, data_root=None, out=tmp_path, watch=unwatched)
 

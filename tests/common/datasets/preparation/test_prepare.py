@@ -215,8 +215,23 @@ def test_pictures_without_a_named_patient_are_noted(
     prepare: Callable[..., Shard],
 ) -> None:
     cases = [make_case(row, patient=f"picture:{row}") for row in range(4)]
-    notes = prepare(held_source(cases)).card.notes
-    assert "4 pictures have no patient in their table: each counts as its own" in notes
+    shard = prepare(held_source(cases))
+    note = "4 pictures have no patient in their table: each counts as its own"
+    assert note in shard.card.notes
+    assert sum(shard.unnamed_pictures(part) for part in shard.parts) == 4
+    for part in shard.card.parts:
+        assert part.unnamed_pictures == part.pictures
+
+
+def test_pictures_of_named_patients_are_not_counted_as_unnamed(
+    make_case: Callable[..., Case],
+    held_source: Callable[..., Source],
+    prepare: Callable[..., Shard],
+) -> None:
+    shard = prepare(held_source([make_case(row, patient=f"{row}") for row in range(4)]))
+    assert not any(shard.unnamed_pictures(part) for part in shard.parts)
+    with pytest.raises(DataError, match="does not count part 'gate'"):
+        shard.unnamed_pictures("gate")
 
 
 def test_a_blank_tile_is_noted(

@@ -1,0 +1,38 @@
+"""The optimiser of one round and its learning rate, alike for plain and for private training."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn import Parameter
+
+from common.config import TrainConfig
+from common.schedule import learning_rate_factor
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Where in the run's schedule a round starts, and where the run ends."""
+
+    first: int
+    total: int
+
+
+def optimiser_of(parameters: Sequence[Parameter], train: TrainConfig) -> torch.optim.Optimizer:
+    """Return a fresh Adam or AdamW, as the configuration says."""
+    kind = torch.optim.AdamW if train.optimiser == "adamw" else torch.optim.Adam
+    return kind(list(parameters), lr=train.learning_rate, weight_decay=train.weight_decay)
+
+
+def set_learning_rate(
+    optimiser: torch.optim.Optimizer, train: TrainConfig, steps: Steps, *, taken: int
+) -> None:
+    """Set the rate of the whole run's schedule for the step after ``taken`` steps of the round."""
+    factor = learning_rate_factor(
+        steps.first + taken,
+        total_steps=steps.total,
+        warmup_fraction=train.warmup_fraction,
+        final_fraction=train.final_learning_rate_fraction,
+    )
+    for group in optimiser.param_groups:
+        group["lr"] = train.learning_rate * factor
