@@ -1,177 +1,51 @@
 """The site's audit log: what was asked, decided and released, in lines that hold on to each other.
 
-Append-only JSON lines. Each record holds its number, the hash of the one before and its own hash
-over all of that, so that a changed, removed or reordered line is found. Beside the log a head file
-holds the number and hash of the last record, so that missing last lines are found too. Who may
-write both can write the whole log anew: note the head that ``fovea-site audit verify`` prints
-somewhere else from time to time.
+A chained log (client/chained_log.py). Note the head that ``fovea-site audit verify`` prints
+somewhere else from time to time: who may write the log and its head file could write both anew.
 
 Names, shapes, digests and counts only; never a picture, a label, a file name or a patient.
 """
 
-import fcntl
-import hashlib
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import JsonValue
 
-from client.audit_lines import (
-    EMPTY,
-    OWN_FIELDS,
-    Head,
-    Record,
-    fault_of,
-    head_of,
-    head_path,
-    last_line,
-    line_of,
-    open_log,
-    parsed,
-    read_head,
-    record_hash,
-)
-from client.ownership import as_owner, make_folder
-from common.digests import arrays_digest
+from client.audit_lines import Record, open_log, parsed
+from client.chained_log import ChainedLog, ChainReport, verify_chain
+from common.digests import arrays_digest, text_digest
 from common.errors import AuditError
-from common.signing import canonical
-from common.whole_file import sync_folder, write_whole
-from common.wire import Answer, Evaluation, Refusal, SiteCard, Update
+from common.wire import (
+    Answer,
+    Evaluation,
+    Keys,
+    MaskedUpdate,
+    Refusal,
+    Shares,
+    SiteCard,
+    Update,
+)
 
-TORN_LINE = "torn-line-set-aside"  # the event of a line that a power cut broke off
+_REMEDY = (
+    "Nothing leaves this site until a person has looked: run `fovea-site audit verify`, keep both "
+    "files, and move them away to begin a new log."
+)
 
 
-@dataclass(frozen=True)
-class AuditReport:
-    """What verifying a log found; without problems it is as it was written."""
-
-    records: int
-    head: str  # hash of the last record: to be noted elsewhere
-    problems: tuple[str, ...]  # the first bad line first
-
-
-class AuditLog:
-    """Appends records; several processes of one user may do so at the same time."""
+class AuditLog(ChainedLog):
+    """Appends what happens here; several processes of one user may do so at the same time."""
 
     def __init__(self, path: Path) -> None:
         """Name the file; it is made with the first record, and readable by its owner alone."""
-        self._path = path
-
-    def append(self, event: str, now: datetime, **fields: JsonValue) -> None:
-        """Write a record; when this returns it outlasts a power cut.
-
-        Raises AuditError when the log is shorter than its head or not the one that the head
-        belongs to: going on would cover the traces. Raises OSError when the disk is full; the log
-        is then as it was before.
-        """
-        if taken := OWN_FIELDS & set(fields):
-            raise AuditError(f"audit field {sorted(taken)[0]!r}: the log sets it by itself.")
-        with self._locked() as file:
-            head = self._mended(file, now)
-            self._write(file, head, event, now, fields)
-
-    @contextmanager
-    def _locked(self) -> Iterator[int]:
-        with as_owner(self._path.parent):
-            is_new = not self._path.exists()
-            make_folder(self._path.parent)
-            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-            file = os.open(self._path, flags, 0o600)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                if is_new:
-                    sync_folder(self._path.parent)
-                yield file
-            finally:
-                os.close(file)  # and with it the lock
-
-    def _mended(self, file: int, now: datetime) -> Head:
-        """Return the head after setting aside what a power cut left half done."""
-        noted = read_head(self._path)
-        start, line = last_line(file, os.fstat(file).st_size)
-        torn = b""
-        if not line.endswith(b"\n"):
-            torn = line
-            _, line = last_line(file, start)
-        head = head_of(line, self._path)
-        self._check(head, noted)
-        if head != noted:
-            self._note(head)  # first of all: it must never lag by more than one record
-        return self._set_aside(file, start, torn, head, now) if torn else head
-
-    def _check(self, head: Head, noted: Head) -> None:
-        # The head is written after the line, so a crash between the two leaves it one behind.
-        follows = head.count == noted.count + 1
-        if head != noted and not follows:
-            raise AuditError(
-                f"{self._path}: its last record is number {head.count}, its head says "
-                f"{noted.count}: lines were removed or replaced. Nothing leaves this site until a "
-                "person has looked: run `fovea-site audit verify`, keep both files, and move them "
-                "away to begin a new log."
-            )
-
-    def _set_aside(self, file: int, start: int, torn: bytes, head: Head, now: datetime) -> Head:
-        aside = self._path.with_name(f"{self._path.name}.torn-{head.count + 1}")
-        write_whole(aside, torn, mode=0o600)
-        os.ftruncate(file, start)
-        fields: Record = {
-            "size_bytes": len(torn),
-            "digest": hashlib.sha256(torn).hexdigest(),
-            "kept_as": aside.name,
-        }
-        return self._write(file, head, TORN_LINE, now, fields)
-
-    def _write(
-        self, file: int, head: Head, event: str, now: datetime, fields: Mapping[str, JsonValue]
-    ) -> Head:
-        record: Record = {
-            "seq": head.count + 1,
-            "time": now.astimezone(UTC).isoformat(timespec="milliseconds"),
-            "event": event,
-            **fields,
-            "previous": head.hash,
-        }
-        record["hash"] = record_hash(record)
-        line = line_of(record)
-        size = os.fstat(file).st_size
-        try:
-            written = 0
-            while written < len(line):
-                written += os.write(file, line[written:])
-            os.fsync(file)
-        except OSError:
-            os.ftruncate(file, size)
-            raise
-        after = Head(head.count + 1, str(record["hash"]))
-        self._note(after)
-        return after
-
-    def _note(self, head: Head) -> None:
-        text = canonical({"count": head.count, "hash": head.hash})
-        beside = head_path(self._path)
-        write_whole(beside, text.encode() + b"\n", mode=0o600)
+        super().__init__(path, remedy=_REMEDY)
 
 
-def verify(path: Path) -> AuditReport:
+def verify(path: Path) -> ChainReport:
     """Read a whole log and say what is wrong with it, the first bad line first.
 
     Raises AuditError when there is no such log.
     """
-    head = EMPTY
-    noted_hash_here = EMPTY.hash  # of the record that the head names
-    with open_log(path) as (lines, noted):
-        for number, line in enumerate(lines, start=1):
-            if fault := fault_of(line, head, lines):
-                return AuditReport(head.count, head.hash, (f"line {number}: {fault}",))
-            head = head_of(line, path)
-            if isinstance(noted, Head) and head.count == noted.count:
-                noted_hash_here = head.hash
-    problem = str(noted) if isinstance(noted, AuditError) else _end(head, noted, noted_hash_here)
-    return AuditReport(head.count, head.hash, (problem,) if problem else ())
+    return verify_chain(path)
 
 
 def export(path: Path) -> Iterator[Record]:
@@ -198,28 +72,21 @@ def release_fields(answer: Answer) -> Record:
         fields["arrays"] = len(answer.arrays)
         fields["arrays_size_bytes"] = sum(array.nbytes for array in answer.arrays.values())
         fields["arrays_digest"] = arrays_digest(answer.arrays)
+        fields["precision"] = answer.precision
+    if isinstance(answer, MaskedUpdate):
+        sizes = {name: array.size for name, array in answer.masked.items()}
+        fields["masked_sizes"] = dict[str, JsonValue](sizes)
+        fields["masked_digest"] = arrays_digest(answer.masked)
+        fields["note_digest"] = text_digest(answer.secure_json)
+    if isinstance(answer, Keys):
+        fields["keys_digest"] = text_digest(answer.keys_json)
+    if isinstance(answer, Shares):
+        fields["shares_digest"] = text_digest(answer.shares_json)
     if isinstance(answer, SiteCard):
         fields["num_examples"] = answer.num_examples
         fields["num_val"] = answer.num_val
-        fields["card_digest"] = hashlib.sha256(answer.data_card_json.encode()).hexdigest()
+        fields["card_digest"] = text_digest(answer.data_card_json)
     if isinstance(answer, Refusal):
         fields["code"] = str(answer.code)
         fields["reason"] = answer.reason
     return fields
-
-
-def _end(head: Head, noted: Head, noted_hash_here: str) -> str | None:
-    """Return what is wrong where a log ends, given the head beside it."""
-    if head.count < noted.count:
-        return (
-            f"line {head.count + 1}: truncated: the log ends after {head.count} records, its head "
-            f"says {noted.count}."
-        )
-    if noted_hash_here != noted.hash:
-        return f"line {noted.count}: changed: it is not the record that the head names."
-    if head.count > noted.count + 1:
-        return (
-            f"line {noted.count + 2}: the head is older than the log: it says {noted.count} "
-            f"records, there are {head.count}; one more is what a crash can explain."
-        )
-    return None

@@ -1,4 +1,4 @@
-"""The lines of an audit log and the head beside it: reading, hashing, and what can be wrong."""
+"""The lines of a chained log and the head beside it: reading, hashing, and what can be wrong."""
 
 import fcntl
 import hashlib
@@ -64,7 +64,7 @@ def read_head(path: Path) -> Head:
             f"{beside}: cannot be read ({error.strerror}). Mend its rights."
         ) from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise AuditError(f"{beside}: not the head of an audit log. Restore it.") from error
+        raise AuditError(f"{beside}: not the head of a log. Restore it.") from error
     return Head(count, noted)
 
 
@@ -149,7 +149,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         with as_owner(path):
             handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise AuditError(f"{path}: the audit log cannot be read ({error.strerror}).") from error
+        raise AuditError(f"{path}: the log cannot be read ({error.strerror}).") from error
     with os.fdopen(handle, "rb") as file:
         yield file
 
@@ -184,7 +184,7 @@ def head_of(line: bytes, path: Path) -> Head:
         return EMPTY
     record = parsed(line)
     if record is None or record["hash"] != record_hash(record):
-        raise AuditError(f"{path}: its last line was changed. Run `fovea-site audit verify`.")
+        raise AuditError(f"{path}: its last line was changed.")
     return Head(int(str(record["seq"])), str(record["hash"]))
 
 

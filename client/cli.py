@@ -6,7 +6,9 @@ import click
 
 from client.commands.approval import approve, revoke, waiting
 from client.commands.audit_log import audit
+from client.commands.ledger import ledger
 from client.commands.pausing import pause, resume
+from client.commands.peers import peers
 from client.commands.pinning import update_pins
 from client.commands.processes import connector, run, trainer
 from client.commands.setup import check, init, prepare
@@ -36,6 +38,8 @@ def main(home: Path) -> None:
     fovea-site waiting                runs that ask to be approved
     fovea-site approve RUN            look at one and approve it
     fovea-site status                 how it goes
+    fovea-site ledger show            what it has told of patients, at most
+    fovea-site peers list             sites it adds its updates to, where a run sums them
 
     Exit codes of every command: 0 as asked, 1 an error (the message says the remedy), 2 wrong
     usage, 3 done, but warnings or findings.
@@ -44,8 +48,8 @@ def main(home: Path) -> None:
 
 COMMANDS = (
     *(init, prepare, check, run, status),
-    *(waiting, approve, revoke, pause, resume, audit),
-    *(update_pins, trainer, connector),
+    *(waiting, approve, revoke, pause, resume, audit, ledger),
+    *(peers, update_pins, trainer, connector),
 )
 for command in COMMANDS:
     main.add_command(command)

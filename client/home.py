@@ -86,6 +86,26 @@ class SiteHome:
         return self.trainer / "audit" / "audit.jsonl"
 
     @property
+    def ledger(self) -> Path:
+        """What was spent of the privacy budget, and every release (client/ledger.py)."""
+        return self.trainer / "ledger" / "ledger.jsonl"
+
+    @property
+    def ledger_reach(self) -> Path:
+        """How far the ledger has reached; in another folder, lest it goes with it."""
+        return self.state / "ledger-reached"
+
+    @property
+    def peers(self) -> Path:
+        """Fingerprints of the sites that this one adds its updates to (client/peers.py)."""
+        return self.trainer / "peers.yaml"
+
+    @property
+    def secure_rounds(self) -> Path:
+        """Keys and shares of the rounds that are summed under masks, per run."""
+        return self.state / "secure"
+
+    @property
     def trainer_log(self) -> Path:
         """The trainer's events, when `fovea-site run` supervises it."""
         return self.trainer / "trainer.log"

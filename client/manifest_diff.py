@@ -11,11 +11,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from client.policy import Policy
-from common.config import Section
+from common.config import RunConfig, Section
 from common.manifest import Manifest
 from common.printable import printable
 
 _NOTHING = object()  # a key that a manifest does not have
+_EPSILON = "ε of all runs here; no training loss"  # of a run with noise
 
 
 class Change(Section):
@@ -121,40 +122,80 @@ def in_words(manifest: Manifest, *, site: str, policy: Policy, code_digest: str)
     return (
         f"Run {manifest.run} of federation {manifest.federation}, at this site for {task}; "
         f"{len(names)} sites: {', '.join(names)}.",
-        f"At most {config.federation.rounds} rounds of {config.train.epochs} local epochs, on "
+        f"At most {config.federation.rounds} rounds of {_work(config)}, on "
         f"pictures of {config.data.image_size_px} x {config.data.image_size_px} pixels, network "
         f"{config.model.encoder.name}; signed on {_moment(manifest.issued_at)}, expires on "
         f"{_moment(manifest.expires_at)}.",
         "The coordinator has the same Fovea code as this site."
         if same
         else "The Fovea version of the coordinator differs from the one installed here.",
-        "Leaves this site in a round: "
-        + "; ".join(_leaving(config.federation.local_layers, policy))
-        + ".",
+        "Leaves this site in a round: " + "; ".join(_leaving(config, policy)) + ".",
         "Leaves this site at the start of the run: "
         + (
             "the data card, counts per class."
             if policy.release.data_card
             else "how many pictures and patients it holds."
         ),
-        "Never leaves: pictures, masks, labels of a patient, saliency maps, names of files or "
-        "patients.",
+        "Never leaves: pictures, outlines of lesions, labels of a patient, saliency maps, names of "
+        "files or patients.",
     )
 
 
-def _leaving(local_layers: Sequence[str], policy: Policy) -> Iterator[str]:
-    if policy.release.update:
-        kept = f", without {', '.join(local_layers)}" if local_layers else ""
-        yield f"the change of the network's trunk and of the head of this site's task{kept}"
-        yield "how many pictures it was trained on"
-    if policy.release.metrics:
-        yield "means of the loss"
+def _work(config: RunConfig) -> str:
+    if config.privacy.enabled:
+        return f"{config.privacy.steps_per_round} steps"
+    return f"{config.train.epochs} local epochs"
+
+
+def _leaving(config: RunConfig, policy: Policy) -> Iterator[str]:
+    is_masked = config.secure_aggregation.enabled
+    if policy.release.update and is_masked:
+        yield from _leaving_under_masks(config, policy)
+    elif policy.release.update:
+        noise = ", with noise" if config.privacy.enabled else ""
         yield (
-            "measurements on the validation part, if that has at least "
-            f"{policy.bounds.min_validation_patients} patients"
+            "the change of the network's trunk and of the head of this site's task"
+            f"{noise}{_kept(config)}"
         )
-    if not policy.release.update and not policy.release.metrics:
+        yield "how many pictures it was trained on"
+    # Under masks measurements leave with the update or not at all.
+    if policy.release.metrics and not is_masked:
+        if not config.privacy.enabled:
+            yield "means of the loss"
+        elif policy.release.update:
+            yield _EPSILON
+        if policy.release.update:
+            yield "how long training took"
+        yield _measurements(policy)
+    if not policy.release.update and (is_masked or not policy.release.metrics):
         yield "nothing but refusals"
+
+
+def _leaving_under_masks(config: RunConfig, policy: Policy) -> Iterator[str]:
+    is_private, has_metrics = config.privacy.enabled, policy.release.metrics
+    noise = ", with noise" if is_private else ""
+    parts = [f"its update{noise}{_kept(config)}", "number of pictures"]
+    if has_metrics and not is_private:
+        parts.append("loss")
+    if has_metrics:
+        parts.append(_measurements(policy))
+    yield (
+        f"under masks, readable only in a sum of at least {config.secure_aggregation.min_group} "
+        f"sites: {', '.join(parts[:-1])} and {parts[-1]}"
+    )
+    yield "keys and shares of secrets"
+    if is_private and has_metrics:
+        yield _EPSILON
+
+
+def _kept(config: RunConfig) -> str:
+    local = config.federation.local_layers
+    return f", without {', '.join(local)}" if local else ""
+
+
+def _measurements(policy: Policy) -> str:
+    least = policy.bounds.min_validation_patients
+    return f"measurements on the validation part, if that has at least {least} patients"
 
 
 def _names(manifest: Manifest) -> tuple[str, ...]:

@@ -1,13 +1,17 @@
 """May this be done here and now? Gathers how things stand at the site, and asks its policy."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 
 from client.approvals import Approvals
 from client.case import Case
 from client.home import SiteHome
+from client.ledger import ledger_of
 from client.own_shard import ShardCounts
+from client.peers import read_pins
 from client.policy import Ask, Policy, Standing, permit
+from client.policy_privacy import objections_to_noise
+from client.spending import round_spending
 from client.trust import Denial
 from client.voice import Voice
 from common.manifest import Manifest
@@ -23,6 +27,7 @@ class Permission:
         """Take the site's home; everything is read anew for each request."""
         self._home, self._voice, self._now = home, voice, now
         self._approvals = Approvals(home.approvals)
+        self._ledger = ledger_of(home)
 
     def waiting(self) -> tuple[str, ...]:
         """Return the digests of the manifests that wait for a person."""
@@ -36,8 +41,21 @@ class Permission:
         counts: ShardCounts,
         *,
         rounds_trained: int,
+        spends: bool = True,
     ) -> Standing:
-        """Return how things stand, after approving the run where the standing rule says so."""
+        """Return how things stand, after approving the run where the standing rule says so.
+
+        Args:
+            case: What is asked.
+            manifest: Of its run, verified.
+            policy: The site's.
+            counts: Of what it holds.
+            rounds_trained: Of this run.
+            spends: False where the ask is for an update that was spent for and stored already.
+
+        Raises LedgerError where the ledger is damaged, ConfigError where the pinned peers are.
+        """
+        self._ledger.verify()  # before hours of training that could not be written down
         signed = case.signed.manifest
         former = self._approvals.standing_of(signed.digest)
         decision = self._approvals.decide(signed, manifest, policy, now=self._now())
@@ -50,6 +68,8 @@ class Permission:
             training_patients=counts.training_patients,
             validation_patients=counts.validation_patients,
             training_pictures=counts.training_pictures,
+            epsilon_after=self._epsilon_after(case, manifest, policy) if spends else None,
+            pinned=self._pinned(manifest),
         )
 
     def objection(
@@ -60,6 +80,7 @@ class Permission:
         ask = Ask(
             kind=case.kind,
             server_round=case.server_round,
+            site=case.signed.site,
             manifest=manifest,
             manifest_digest=case.signed.manifest.digest,
             size_mb=case.size_bytes / _MEGABYTE,
@@ -70,3 +91,17 @@ class Permission:
         if refusal.code is RefusalCode.NOT_APPROVED:
             self._approvals.keep_waiting(case.signed.manifest, now)
         return Denial(refusal.code, refusal.reason)
+
+    def _epsilon_after(self, case: Case, manifest: Manifest, policy: Policy) -> float | None:
+        """Return epsilon with the round that is asked for; None where no budget is touched."""
+        spending, rules = round_spending(manifest.config), policy.privacy
+        if case.kind != "train" or spending is None or rules.epsilon is None:
+            return None
+        if any(objections_to_noise(manifest.config.privacy, rules)):
+            return None  # refused for that; and a wish without bounds could take long to add up
+        return self._ledger.epsilon(unit=rules.unit, delta=rules.delta, also=[spending])
+
+    def _pinned(self, manifest: Manifest) -> Mapping[str, str]:
+        if not manifest.config.secure_aggregation.enabled:
+            return {}
+        return read_pins(self._home.peers)

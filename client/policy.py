@@ -4,7 +4,7 @@ Pure: a request, the policy, what the site holds and the time come in; a refusal
 out. The reasons are read at the coordinator: they name the rule, and of this site no more.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Annotated, Literal
@@ -12,6 +12,14 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from client.hours import Window, is_open, next_opening, zone_named
+from client.policy_privacy import (
+    PrivacyPolicy,
+    SecureAggregationPolicy,
+    objections_to_noise,
+    objections_to_spending,
+    objections_to_sum,
+    objections_to_weights,
+)
 from common.config import Count, Positive, RunConfig, Section
 from common.config_expectation import has_key, known_keys
 from common.manifest import Manifest
@@ -23,6 +31,8 @@ from common.wire import RefusalCode
 MANIFEST_KEYS = ("sites", "architecture_digest", "code_digest")
 
 Decision = Literal["approved", "revoked", "waiting"]
+
+_FOR_AN_UPDATE = ("train", "keys", "unmask")  # the latter two only serve a sum of updates
 
 
 def _task(name: str) -> str:
@@ -68,6 +78,8 @@ class BoundsPolicy(Section):
     max_examples: Count | None  # pictures x epochs x rounds of one run here; None: no bound
     max_image_size_px: Count
     max_model_mb: Positive  # size of one request
+    max_answer_mb: Positive  # size of one answer
+    max_update_norm: Positive | None  # L2, of a whole update; None: no bound
     max_run_days: Count  # from a manifest's signing to its expiry
     min_sites: Count  # named in the manifest
     min_training_patients: Count
@@ -91,6 +103,8 @@ class Policy(Section):
     approval: ApprovalPolicy
     bounds: BoundsPolicy
     release: ReleasePolicy
+    privacy: PrivacyPolicy
+    secure_aggregation: SecureAggregationPolicy
     time_zone: Annotated[str, AfterValidator(_zone)]
     hours: Annotated[tuple[Window, ...], Field(min_length=1)] | None  # None: always
     consent_expires: date | None  # its last day; None: no end
@@ -100,8 +114,9 @@ class Policy(Section):
 class Ask:
     """What the coordinator wants, with a manifest that was verified."""
 
-    kind: Literal["query", "train", "evaluate"]
-    server_round: int  # 0 for a query
+    kind: Literal["query", "train", "evaluate", "keys", "unmask"]
+    server_round: int  # 0 for a query, and for the keys of a whole run
+    site: str  # name of this site in the manifest
     manifest: Manifest
     manifest_digest: str
     size_mb: float
@@ -117,6 +132,8 @@ class Standing:
     training_patients: int
     validation_patients: int
     training_pictures: int
+    epsilon_after: float | None  # at the policy's unit and delta; None: no budget, or no noise
+    pinned: Mapping[str, str]  # site → fingerprint of the key that a person here has compared
 
 
 @dataclass(frozen=True)
@@ -140,6 +157,9 @@ def permit(ask: Ask, policy: Policy, standing: Standing, *, now: datetime) -> Po
             RefusalCode.NOT_APPROVED,
             f"a person at the site has yet to approve manifest {ask.manifest_digest[:12]}",
         )
+    if ask.kind == "unmask":
+        # A pause, or hours that end, let a round end that was begun: its update has left already.
+        return None
     if standing.is_paused:
         return PolicyRefusal(RefusalCode.PAUSED, "a person at the site has paused it")
     local = now.astimezone(zone_named(policy.time_zone))
@@ -171,8 +191,15 @@ def _objections(ask: Ask, policy: Policy, standing: Standing, now: datetime) -> 
     if standing.decision == "revoked":
         yield "a person at the site has revoked the run"
     yield from _objections_to_run(ask.manifest, policy, now)
+    yield from objections_to_noise(ask.manifest.config.privacy, policy.privacy)
+    yield from objections_to_weights(ask.manifest.config)
+    yield from objections_to_sum(
+        ask.manifest, site=ask.site, pinned=standing.pinned, rules=policy.secure_aggregation
+    )
     yield from _objections_to_request(ask, policy, standing)
     yield from _objections_to_release(ask, policy, standing)
+    if ask.kind == "train":
+        yield from objections_to_spending(standing.epsilon_after, policy.privacy)
 
 
 def _objections_to_run(manifest: Manifest, policy: Policy, now: datetime) -> Iterator[str]:
@@ -182,7 +209,7 @@ def _objections_to_run(manifest: Manifest, policy: Policy, now: datetime) -> Ite
         yield f"its policy takes part for {', '.join(policy.tasks)} only, not for {others[0]}"
     for value, most, what in _sizes(config, bounds):
         if value > most:
-            yield f"its policy allows at most {most} {what}, the run has {value}"
+            yield f"its policy allows at most {most} {what}, the run has {value:g}"
     # From today where it was dated ahead, so that a date in the future lengthens nothing.
     days = (manifest.expires_at - min(manifest.issued_at, now)) / timedelta(days=1)
     if days > bounds.max_run_days:
@@ -192,10 +219,16 @@ def _objections_to_run(manifest: Manifest, policy: Policy, now: datetime) -> Ite
         yield f"its policy asks for at least {bounds.min_sites} sites in a run, this has {sites}"
 
 
-def _sizes(config: RunConfig, bounds: BoundsPolicy) -> Iterator[tuple[int, int, str]]:
+def _sizes(config: RunConfig, bounds: BoundsPolicy) -> Iterator[tuple[float, int, str]]:
     yield config.federation.rounds, bounds.max_rounds, "rounds"
-    yield config.train.epochs, bounds.max_local_epochs, "local epochs a round"
+    yield _epochs(config), bounds.max_local_epochs, "local epochs a round"
     yield config.data.image_size_px, bounds.max_image_size_px, "pixels as a picture's side"
+
+
+def _epochs(config: RunConfig) -> float:
+    """Return how often a round goes over the training part; under noise, on average."""
+    privacy = config.privacy
+    return privacy.steps_per_round * privacy.sample_rate if privacy.enabled else config.train.epochs
 
 
 def _objections_to_request(ask: Ask, policy: Policy, standing: Standing) -> Iterator[str]:
@@ -205,7 +238,7 @@ def _objections_to_request(ask: Ask, policy: Policy, standing: Standing) -> Iter
         yield f"the manifest is for {rounds} rounds, this is round {ask.server_round}"
     if ask.kind == "train" and standing.rounds_trained >= rounds:
         yield f"the manifest is for {rounds} rounds, and the site has trained as many"
-    examples = standing.training_pictures * config.train.epochs * rounds
+    examples = standing.training_pictures * _epochs(config) * rounds
     if bounds.max_examples is not None and examples > bounds.max_examples:
         yield (
             f"its policy allows at most {bounds.max_examples} examples in a run "
@@ -220,7 +253,7 @@ def _objections_to_request(ask: Ask, policy: Policy, standing: Standing) -> Iter
 
 def _objections_to_release(ask: Ask, policy: Policy, standing: Standing) -> Iterator[str]:
     bounds, release = policy.bounds, policy.release
-    if ask.kind == "train" and not release.update:
+    if ask.kind in _FOR_AN_UPDATE and not release.update:
         yield "its policy lets no update leave"
     if ask.kind == "evaluate" and not release.metrics:
         yield "its policy lets no metrics leave"

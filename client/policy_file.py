@@ -12,6 +12,7 @@ from common.registry import unknown_name
 from common.yaml_file import read_yaml
 
 _REMEDY = "Copy configs/policies/strict.yaml there and adapt it."
+_REMEDY_KEY = "Add it; configs/policies/strict.yaml has it with comments."
 
 
 def read_policy(path: Path) -> Policy:
@@ -45,7 +46,7 @@ def _sentence(detail: ErrorDetails) -> str:
         known = dict.fromkeys(known_keys(location[:-1], Policy))
         return unknown_name("key", str(location[-1]), known)
     if kind == "missing":
-        return f"is missing. {_REMEDY}"
+        return f"is missing. {_REMEDY_KEY}"
     if kind == "value_error":
         return detail["msg"].removeprefix("Value error, ")
     return f"expected {_expected(location, kind)}, got {detail['input']!r}."

@@ -9,6 +9,7 @@ from client.preflight_data import check_pictures
 from client.preflight_files import SiteFiles, read_site_files
 from client.preflight_finding import Finding
 from client.preflight_keys import check_connector_keys, check_folders, check_trainer_keys
+from client.preflight_ledger import check_ledger
 from client.preflight_machine import (
     check_disk,
     check_gpu,
@@ -48,6 +49,7 @@ def check_site(home: SiteHome, *, now: datetime, reach: bool = True) -> tuple[Fi
 def _keys(home: SiteHome, files: SiteFiles, *, now: datetime) -> Iterator[Finding]:
     if files.sees_trainer:
         yield from check_trainer_keys(home)
+        yield from check_ledger(home)
     if files.sees_connector:
         yield from check_connector_keys(home, now=now, warning_days=_warning_days(files))
     data = None if files.site is None or files.site.data is None else files.site.data

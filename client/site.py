@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from common.config import (
     Count,
@@ -43,10 +43,13 @@ class LimitSettings(Section):
     min_free_disk_mb: Annotated[int, Field(ge=0)]  # below this the site says it is unavailable
 
 
+SiteName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+
+
 class SiteSettings(Section):
     """A site as its hospital describes it."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+    name: SiteName
     federation: str
     task: str
     labels: tuple[str, ...] | None  # None: all of the task's labels
@@ -57,11 +60,28 @@ class SiteSettings(Section):
     limits: LimitSettings
 
 
+_REMEDY = "Make a site with `fovea-site init`."
+
+
+def read_site_name(path: Path) -> str:
+    """Read the name alone, which stands in ``site.yaml`` before a person has filled in the rest.
+
+    Raises ConfigError where there is no name, or none that a site may have.
+    """
+    name = read_yaml(path, remedy=_REMEDY).get("name")
+    try:
+        return TypeAdapter(SiteName).validate_python(name)
+    except ValidationError as error:
+        raise ConfigError(
+            f"{path}: name: expected small letters, digits and hyphens, at most 63, got {name!r}. "
+            "Write there what the coordinator calls this site."
+        ) from error
+
+
 def read_site(path: Path) -> SiteSettings:
     """Read ``site.yaml``. Raises ConfigError naming the key that is wrong."""
-    remedy = "Make a site with `fovea-site init`."
     try:
-        return SiteSettings.model_validate(read_yaml(path, remedy=remedy))
+        return SiteSettings.model_validate(read_yaml(path, remedy=_REMEDY))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"]) or "the file"

@@ -1,7 +1,8 @@
 """Is this site fit to take part, and if not, what is wrong and who can mend it?
 
-Read from what the connector last wrote and from what the trainer says now. Healthy means more
-than alive: connected to the coordinator, able to train, and no person waited for.
+Read from what the connector last wrote, from what the trainer says now, and from the privacy
+ledger. Healthy means more than alive: connected to the coordinator, able to train, no person waited
+for, and a ledger that is as it was written.
 """
 
 from contextlib import closing
@@ -15,9 +16,11 @@ from rich.text import Text
 from client.connector_report import ConnectorReport, read_report
 from client.desk_report import DeskReport
 from client.home import SiteHome
+from client.ledger_standing import EXCEEDED_NEXT, PrivacyStanding, privacy_standing
 from client.service import TrainerStub
 from common.config import Section
-from common.errors import SiteError
+from common.errors import LedgerError, SiteError
+from common.not_covered import NOT_COVERED_LINE
 from common.printable import printable
 
 TRAINER_TIMEOUT_S = 2.0
@@ -44,6 +47,7 @@ class SiteStatus(Section):
     problems: tuple[Problem, ...]
     connector: ConnectorReport | None
     trainer: DeskReport | None
+    privacy: PrivacyStanding | None  # None: nothing was spent, or it is another user's to see
 
 
 def site_status(home: SiteHome, now: datetime) -> SiteStatus:
@@ -55,6 +59,8 @@ def site_status(home: SiteHome, now: datetime) -> SiteStatus:
     problems += trainer_trouble
     if trainer is not None:
         problems += trainer_problems(trainer)
+    privacy, ledger_trouble = _privacy(home)
+    problems += ledger_trouble
     return SiteStatus(
         at=now,
         site=(trainer.site if trainer else None) or (connector.site if connector else None),
@@ -64,6 +70,7 @@ def site_status(home: SiteHome, now: datetime) -> SiteStatus:
         problems=tuple(problems),
         connector=connector,
         trainer=trainer,
+        privacy=privacy,
     )
 
 
@@ -163,6 +170,9 @@ def status_view(status: SiteStatus) -> RenderableType:
         facts.add_row("busy", _seconds_ago(trainer.busy_since, status.at, absent="no"))
         for run, number in trainer.last_round.items():
             facts.add_row("last round", _text(f"{run}: {number}"))
+    if status.privacy is not None:
+        facts.add_row("privacy", status.privacy.in_words)
+        facts.add_row("", NOT_COVERED_LINE)
     if not status.problems:
         return facts
     problems = Table("", "what is wrong", "what to do", show_lines=True)
@@ -203,6 +213,22 @@ def _trainer(home: SiteHome) -> tuple[DeskReport | None, list[Problem]]:
             blocks=True,
         )
         return None, [away]
+
+
+def _privacy(home: SiteHome) -> tuple[PrivacyStanding | None, list[Problem]]:
+    try:
+        standing = privacy_standing(home)
+    except LedgerError as error:
+        return None, [Problem(what=str(error), remedy="See above.", blocks=True)]
+    if standing is None or not standing.is_spent:
+        return standing, []
+    spent = Problem(
+        what=f"Privacy: {EXCEEDED_NEXT}: {standing.in_words}.",
+        remedy="Such a round is refused. `fovea-site ledger show` says which runs spent it; a "
+        "larger budget is a line of policy.yaml, and a decision of your data-protection officer.",
+        blocks=False,
+    )
+    return standing, [spent]
 
 
 def _refusals(report: ConnectorReport) -> list[int]:

@@ -39,3 +39,7 @@ class TrustError(FoveaError):
 
 class AuditError(FoveaError):
     """The audit log is damaged or was changed: keep the file, and find out who had access to it."""
+
+
+class LedgerError(AuditError):
+    """The privacy ledger is damaged or was changed: keep it, and bring it back from the backup."""

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 import click
+from pydantic import JsonValue
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -13,11 +14,12 @@ from rich.table import Table
 from client.commands.terminal import as_json, present, record, site_command
 from client.home import SiteHome
 from client.ownership import person
-from common.errors import ConfigError
+from common.errors import ConfigError, FoveaError
 from common.printable import printable
 
 if TYPE_CHECKING:
     from client.kept_manifest import Kept
+    from client.run_cost import RunCost
 
 
 @click.command()
@@ -42,18 +44,23 @@ def waiting(home: SiteHome, is_all: bool, as_json: bool) -> None:
     if is_all:
         listed += approvals.approved() + approvals.revoked()
     if as_json:
-        click.echo(json.dumps([as_record(home, kept, now=now) for kept in listed], indent=2))
+        records = [
+            as_record(home, kept, now=now) | {"privacy": _privacy_record(home, kept)}
+            for kept in listed
+        ]
+        click.echo(json.dumps(records, indent=2))
         return
     if not listed:
         click.echo("No run waits for approval.")
         return
-    Console().print(_listing(listed, now))
+    Console().print(_listing(home, listed, now))
 
 
-def _listing(listed: Sequence["Kept"], now: datetime) -> Table:
+def _listing(home: SiteHome, listed: Sequence["Kept"], now: datetime) -> Table:
     table = Table("run", header_style="bold")
     for name in ("manifest", "state", "since", "expires"):
         table.add_column(name, no_wrap=True)
+    table.add_column("privacy")
     table.add_column("by")
     for kept in listed:
         since = kept.decided_at or kept.first_seen
@@ -64,9 +71,37 @@ def _listing(listed: Sequence["Kept"], now: datetime) -> Table:
             kept.state,
             f"{since:%Y-%m-%d}",
             f"[red]{expires}[/]" if now >= kept.expires_at else expires,
+            escape(_privacy_in_short(home, kept)),
             escape(printable(kept.decided_by or "")),
         )
     return table
+
+
+def _cost(home: SiteHome, kept: "Kept") -> "RunCost":
+    """Return what a run would cost. Raises FoveaError where it cannot be said, with the reason."""
+    from client.policy_file import read_policy  # noqa: PLC0415 - brings the schema
+    from client.run_cost import cost_of  # noqa: PLC0415 - likewise
+    from client.site import read_site  # noqa: PLC0415 - likewise
+
+    policy, site = read_policy(home.policy_file), read_site(home.site_file).name
+    return cost_of(home, kept.manifest(), policy, site=site)
+
+
+def _privacy_in_short(home: SiteHome, kept: "Kept") -> str:
+    from client.run_cost import in_short  # noqa: PLC0415 - brings the schema
+
+    try:
+        return in_short(_cost(home, kept))
+    except FoveaError:
+        return "unknown"  # `fovea-site approve` says why; the list must come all the same
+
+
+def _privacy_record(home: SiteHome, kept: "Kept") -> dict[str, JsonValue]:
+    try:
+        cost = _cost(home, kept)
+    except FoveaError as error:
+        return {"unknown": str(error)}
+    return cost.model_dump(mode="json") | {"is_refused": cost.is_refused}
 
 
 @click.command()
@@ -88,6 +123,7 @@ def approve(home: SiteHome, run_or_digest: str, yes: bool) -> None:
     """  # noqa: D301 - click's mark for lines that stay as they are
     from client.approvals import Approvals  # noqa: PLC0415 - brings the schema
     from client.commands.manifests import show  # noqa: PLC0415 - likewise
+    from client.run_cost import in_sentences  # noqa: PLC0415 - likewise
 
     approvals, now = Approvals(home.approvals), present()
     found = approvals.find(run_or_digest)
@@ -107,7 +143,10 @@ def approve(home: SiteHome, run_or_digest: str, yes: bool) -> None:
             f"{chosen.run}: its manifest expired on {chosen.expires_at:%Y-%m-%d %H:%M}. Ask the "
             "coordinator to launch the run again."
         )
-    show(home, chosen, Console(), now=now)
+    console = Console()
+    show(home, chosen, console, now=now)
+    for sentence in in_sentences(_cost(home, chosen)):
+        console.print(printable(sentence), markup=False, highlight=False, soft_wrap=True)
     if not yes:
         click.confirm(f"Approve {chosen.run}?", abort=True)
     by = person()

@@ -167,9 +167,9 @@ def test_a_difference_survives_json() -> None:
     assert type(found).model_validate_json(found.model_dump_json()) == found
 
 
-def words(policy: Policy = STRICT, **of: object) -> str:
+def words(policy: Policy = STRICT, *wish: str, **of: object) -> str:
     settings: dict[str, object] = {"site": "north", "code_digest": "1" * 64}
-    return " ".join(in_words(a_manifest(), policy=policy, **(settings | of)))  # type: ignore[arg-type]
+    return " ".join(in_words(a_manifest(*wish), policy=policy, **(settings | of)))  # type: ignore[arg-type]
 
 
 def test_the_summary_says_what_the_run_does_and_what_leaves() -> None:
@@ -183,7 +183,10 @@ def test_the_summary_says_what_the_run_does_and_what_leaves() -> None:
     ):
         assert fact in told
     assert "the change of the network's trunk" in told
-    assert "Never leaves: pictures" in told
+    assert "means of the loss" in told
+    assert "noise" not in told
+    assert "masks" not in told
+    assert "Never leaves: pictures, outlines of lesions" in told
     assert "has the same Fovea code" in told
 
 
@@ -193,6 +196,40 @@ def test_the_summary_follows_the_policy() -> None:
     told = words(STRICT.model_copy(update={"release": changed}))
     assert "Leaves this site in a round: nothing but refusals." in told
     assert "how many pictures and patients it holds" in told
+
+
+NOISE, MASKS = "privacy.enabled=true", "secure_aggregation.enabled=true"
+
+
+def test_of_a_run_with_noise_the_summary_tells_of_noise_and_epsilon_and_of_no_loss() -> None:
+    told = words(STRICT, NOISE, "privacy.steps_per_round=9")
+    assert "7 rounds of 9 steps" in told
+    assert "local epochs" not in told
+    assert "head of this site's task, with noise; how many pictures" in told
+    assert "ε of all runs here; no training loss" in told
+    assert "means of the loss" not in told
+
+
+def test_of_a_masked_run_the_summary_tells_what_is_readable_in_a_sum_only() -> None:
+    told = words(STRICT, MASKS, "secure_aggregation.min_group=4", 'federation.local_layers=["a."]')
+    leaves = told.split("Leaves this site in a round: ")[1].split(" Leaves this site at the")[0]
+    assert leaves == (
+        "under masks, readable only in a sum of at least 4 sites: its update, without a., number "
+        "of pictures, loss and measurements on the validation part, if that has at least 20 "
+        "patients; keys and shares of secrets."
+    )
+
+
+def test_of_a_run_with_both_the_summary_tells_both() -> None:
+    told = words(STRICT, NOISE, MASKS)
+    assert "its update, with noise, number of pictures and measurements" in told
+    assert "ε of all runs here; no training loss" in told
+
+
+def test_a_masked_run_tells_no_measurement_where_no_update_may_leave() -> None:
+    release = STRICT.release.model_copy(update={"update": False})
+    told = words(STRICT.model_copy(update={"release": release}), MASKS)
+    assert "Leaves this site in a round: nothing but refusals." in told
 
 
 def test_the_summary_warns_of_another_version_and_of_a_site_that_is_not_named() -> None:

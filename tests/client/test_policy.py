@@ -62,7 +62,7 @@ def a_manifest(config: RunConfig = DEMO, **changes: object) -> Manifest:
     return Manifest.model_validate(values | changes)
 
 
-TRAIN = Ask("train", 1, a_manifest(), "ab" * 32, size_mb=20.0)
+TRAIN = Ask("train", 1, "north", a_manifest(), "ab" * 32, size_mb=20.0)
 STANDING = Standing(
     decision="approved",
     is_paused=False,
@@ -70,6 +70,8 @@ STANDING = Standing(
     training_patients=80,
     validation_patients=30,
     training_pictures=100,
+    epsilon_after=None,
+    pinned={},
 )
 
 
@@ -88,13 +90,13 @@ def forbidden(refusal: PolicyRefusal | None) -> str:
     return refusal.reason
 
 
-@pytest.mark.parametrize("kind", ["query", "train", "evaluate"])
+@pytest.mark.parametrize("kind", ["query", "train", "evaluate", "keys", "unmask"])
 def test_an_approved_run_within_all_bounds_is_permitted(kind: str) -> None:
     ask = replace(TRAIN, kind=kind, server_round=0 if kind == "query" else 1)
     assert answer(ask) is None
 
 
-@pytest.mark.parametrize("kind", ["query", "train", "evaluate"])
+@pytest.mark.parametrize("kind", ["query", "train", "evaluate", "keys", "unmask"])
 def test_nothing_is_answered_before_a_person_has_approved(kind: str) -> None:
     refusal = answer(replace(TRAIN, kind=kind), standing=replace(STANDING, decision="waiting"))
     assert refusal is not None
@@ -110,6 +112,15 @@ def test_a_revoked_run_is_forbidden() -> None:
 def test_a_paused_site_says_so_and_may_say_yes_later() -> None:
     refusal = answer(standing=replace(STANDING, is_paused=True))
     assert refusal == PolicyRefusal(RefusalCode.PAUSED, "a person at the site has paused it")
+
+
+def test_a_pause_or_hours_that_end_let_a_round_end_whose_update_has_left() -> None:
+    closed = a_policy(hours=[NIGHTS])
+    for policy, standing in [(STRICT, replace(STANDING, is_paused=True)), (closed, STANDING)]:
+        assert answer(replace(TRAIN, kind="keys"), policy, standing) is not None
+        assert answer(replace(TRAIN, kind="unmask"), policy, standing) is None
+    revoked = replace(STANDING, decision="revoked")
+    assert "revoked" in forbidden(answer(replace(TRAIN, kind="unmask"), standing=revoked))
 
 
 def test_what_is_forbidden_is_not_put_to_a_person() -> None:
@@ -179,6 +190,17 @@ def test_examples_of_a_run_are_allowed_up_to_the_bound() -> None:
     assert "examples" in forbidden(answer(policy=a_policy(max_examples=drawn - 1)))
 
 
+def test_a_round_with_noise_goes_over_the_pictures_as_often_as_it_draws_them() -> None:
+    wish = {"privacy__enabled": True, "privacy__sample_rate": 0.25, "privacy__steps_per_round": 12}
+    ask = replace(TRAIN, manifest=a_manifest(a_config(**wish, train__epochs=1)))
+    assert answer(ask, a_policy(max_local_epochs=3)) is None
+    reason = forbidden(answer(ask, a_policy(max_local_epochs=2)))
+    assert "at most 2 local epochs a round, the run has 3" in reason
+    drawn = 100 * 3 * DEMO.federation.rounds
+    assert answer(ask, a_policy(max_examples=drawn)) is None
+    assert "examples" in forbidden(answer(ask, a_policy(max_examples=drawn - 1)))
+
+
 def test_a_refusal_does_not_tell_how_much_the_site_holds() -> None:
     poor = replace(STANDING, training_patients=37, validation_patients=13, training_pictures=9973)
     reasons = [
@@ -200,12 +222,15 @@ def test_no_round_beyond_those_of_the_manifest() -> None:
     assert f"this is round {last + 1}" in forbidden(answer(replace(TRAIN, server_round=last + 1)))
     done = replace(STANDING, rounds_trained=last)
     assert "has trained as many" in forbidden(answer(standing=done))
+    assert answer(replace(TRAIN, kind="unmask", server_round=last), standing=done) is None
     assert answer(replace(TRAIN, kind="evaluate"), standing=done) is None
 
 
 def test_a_site_that_releases_no_update_still_measures() -> None:
     only_measures = a_policy(update=False)
-    assert forbidden(answer(policy=only_measures)) == "its policy lets no update leave"
+    for kind in ("train", "keys", "unmask"):
+        refusal = answer(replace(TRAIN, kind=kind), only_measures)
+        assert forbidden(refusal) == "its policy lets no update leave"
     assert answer(replace(TRAIN, kind="evaluate"), only_measures) is None
 
 
@@ -216,7 +241,7 @@ def test_a_site_that_releases_no_metrics_still_trains() -> None:
     assert forbidden(refusal) == "its policy lets no metrics leave"
 
 
-@pytest.mark.parametrize("kind", ["query", "train"])
+@pytest.mark.parametrize("kind", ["query", "train", "keys"])
 def test_training_and_data_card_need_enough_patients(kind: str) -> None:
     ask = replace(TRAIN, kind=kind)
     assert answer(ask, standing=replace(STANDING, training_patients=50)) is None
@@ -388,7 +413,7 @@ standings = some.builds(
 )
 asks = some.builds(
     Ask,
-    kind=some.sampled_from(["query", "train", "evaluate"]),
+    kind=some.sampled_from(["query", "train", "evaluate", "keys"]),
     server_round=some.integers(0, 60),
     manifest=some.just(TRAIN.manifest),
     manifest_digest=some.just("ab" * 32),
@@ -418,9 +443,10 @@ def test_a_stricter_policy_permits_nothing_that_the_looser_one_refuses(
 
 
 def test_an_answer_is_released_whole_only_where_nothing_is_taken_out() -> None:
-    assert is_released_whole(UPDATE, STRICT, STANDING)
-    assert not is_released_whole(UPDATE, a_policy(metrics=False), STANDING)
-    assert not is_released_whole(UPDATE, STRICT, replace(STANDING, validation_patients=1))
+    assert is_released_whole(UPDATE, STRICT, STANDING, tells=())
+    assert not is_released_whole(UPDATE, a_policy(metrics=False), STANDING, tells=())
+    few = replace(STANDING, validation_patients=1)
+    assert not is_released_whole(UPDATE, STRICT, few, tells=())
 
 
 def test_so_many_runs_stand_on_one_approval() -> None:

@@ -46,6 +46,8 @@ def test_the_template_is_strict() -> None:
     assert policy.bounds.min_training_patients == 50
     assert policy.bounds.min_validation_patients == 20
     assert policy.bounds.min_sites == 3
+    assert (policy.privacy.unit, policy.privacy.epsilon) == ("patient", 8.0)
+    assert policy.secure_aggregation.min_pinned_peers == 2
 
 
 def test_the_standing_example_is_valid() -> None:
@@ -72,7 +74,7 @@ def test_hours_and_date_as_the_template_shows_them_are_valid(tmp_path: Path) -> 
             "max_rounds: 1\n  max_round: 1",
             "unknown key 'max_round'. Did you mean 'max_rounds'",
         ),
-        ("max_rounds: 100", "", "bounds.max_rounds: is missing. Copy configs/policies/strict.yaml"),
+        ("max_rounds: 100", "", "bounds.max_rounds: is missing. Add it; configs/policies/strict.y"),
         ("min_sites: 3", "min_sites: 0", "expected a whole number of at least 1, got 0"),
         ("update: true", "update: often", "release.update: expected true or false, got 'often'"),
         ("by-hand    ", "by_hand ", "expected one of by-hand, standing, got 'by_hand'"),
@@ -106,6 +108,14 @@ def test_hours_and_date_as_the_template_shows_them_are_valid(tmp_path: Path) -> 
             "leave no time between them",
         ),
         ("hours: null", "hours: []", "hours: expected a list of at least 1 or null"),
+        ("unit: patient", "unit: person", "privacy.unit: expected one of patient, image"),
+        ("epsilon: 8.0", "epsilon: 0", "privacy.epsilon: expected a number above 0 or null, got 0"),
+        (
+            "delta: 1.0e-5",
+            "delta: 1",
+            "privacy.delta: expected a number above 0 and below 1, got 1",
+        ),
+        ("max_update_norm: null", "max_update_norm: -1", "above 0 or null, got -1"),
     ],
 )
 def test_a_mistake_is_named_with_its_key(tmp_path: Path, old: str, new: str, message: str) -> None:

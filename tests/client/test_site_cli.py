@@ -44,7 +44,8 @@ PHANTOM = {
 }
 COMMANDS = (
     *("init", "prepare", "check", "run", "status", "waiting", "approve", "revoke", "pause"),
-    *("resume", "audit verify", "audit export", "update-pins", "trainer", "connector"),
+    *("resume", "audit verify", "audit export", "ledger show", "ledger export", "peers show"),
+    *("peers list", "update-pins", "trainer", "connector"),
 )
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 

@@ -196,7 +196,7 @@ def test_a_head_that_cannot_be_written_never_lags_by_more_than_one(
         raise OSError(errno.ENOSPC, "no space")
 
     with monkeypatch.context() as patched:
-        patched.setattr("client.audit.write_whole", full)
+        patched.setattr("client.chained_log.write_whole", full)
         for _ in range(3):
             with pytest.raises(OSError, match="no space"):
                 AuditLog(path).append("answer-released", NOW)
