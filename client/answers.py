@@ -3,6 +3,8 @@
 One file per run holds the last training and the last evaluation: round, digest of the request and
 the signed answer's bytes. It is written before an answer leaves, so a reply that was lost is sent
 again without training again; a crash before that means nothing was released, and the repeat trains.
+What was refused for what the training gave is such an answer too: otherwise the same round could be
+asked with one model after another, and each refusal would tell something of the pictures.
 """
 
 import hashlib
@@ -23,6 +25,7 @@ from common.whole_file import write_whole
 log = logging.getLogger(__name__)
 
 Kind = Literal["train", "evaluate"]
+Part = Literal["metrics", "evaluation"]  # of an update, beside its arrays
 
 MAX_RUNS = 16  # whose answers are kept; of more, only the order
 KEPT_AFTER_EXPIRY = timedelta(days=30)  # the order, lest a clock that is set back revives a run
@@ -56,6 +59,7 @@ class Answered(Section):
     request_digest: str
     size_bytes: int  # 0: the answer itself is no longer kept
     answer_digest: str
+    tells: tuple[Part, ...] = ()  # parts of an update; in a masked one nobody can see them
 
 
 class RunRecord(Section):
@@ -136,17 +140,27 @@ class Answers:
         """
         return tuple(record for _, record in self._recent())
 
-    def stored(self, asked: Asked, *, run: str) -> bytes:
-        """Return the answer of a repeat, byte for byte. Raises DataError when it is damaged."""
+    def stored(self, asked: Asked, *, run: str) -> tuple[bytes, tuple[Part, ...]]:
+        """Return the answer of a repeat, byte for byte, and what it tells beside its arrays.
+
+        Raises DataError when it is damaged.
+        """
         record, content = self._read(self._path(run))
         answered = record.answered[asked.kind]
         answer = content[asked.kind]
         if hashlib.sha256(answer).hexdigest() != answered.answer_digest:
             raise DataError(f"{self._path(run)}: the stored answer is damaged.")
-        return answer
+        return answer, answered.tells
 
     def store(
-        self, asked: Asked, answer: bytes, *, run: str, expires_at: datetime, now: datetime
+        self,
+        asked: Asked,
+        answer: bytes,
+        *,
+        run: str,
+        expires_at: datetime,
+        now: datetime,
+        tells: tuple[Part, ...] = (),
     ) -> None:
         """Keep an answer; when this returns it outlasts a power cut."""
         path = self._path(run)
@@ -166,6 +180,7 @@ class Answers:
             request_digest=asked.request_digest,
             size_bytes=len(answer),
             answer_digest=hashlib.sha256(answer).hexdigest(),
+            tells=tells,
         )
         measured = -1 if asked.measured_round is None else asked.measured_round
         record = record.model_copy(

@@ -1,4 +1,4 @@
-"""The Flower ClientApp: turns a message into a call of the site's trainer, and back.
+"""The Flower ClientApp: turns a message into a call of a simulated site, and back.
 
 A shim that holds no data and imports no torch before the first message.
 """
@@ -9,24 +9,26 @@ import sys
 from collections.abc import Callable
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import TextIO
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from client.simulated_site import SimulatedSite
+from client.site_trainer import AnsweringSite
 from common.errors import ConfigError, DataError, FoveaError, SiteError, WireError
 from common.local_site import SITES_VARIABLE, LocalSite, read_sites
 from common.log import configure
 from common.wire import (
     Answer,
     EvaluateRequest,
-    Evaluation,
+    KeysRequest,
     QueryRequest,
     Refusal,
     RefusalCode,
-    SiteCard,
     TrainRequest,
-    Update,
+    UnmaskRequest,
+    decode_any_request,
     decode_request,
     encode,
 )
@@ -34,53 +36,43 @@ from common.wire import (
 log = logging.getLogger(__name__)
 
 
-class SiteTrainer(Protocol):
-    """Whatever trains for a site, in this process or behind a door."""
-
-    def describe(self) -> SiteCard:
-        """Return who the site is."""
-        ...
-
-    def train(self, request: TrainRequest) -> Update | Refusal:
-        """Run one round."""
-        ...
-
-    def evaluate(self, request: EvaluateRequest) -> Evaluation | Refusal:
-        """Measure a model."""
-        ...
-
-
 UNNAMED_SITE = "unnamed-site"  # who answers while this machine cannot tell which site it is
 
-TrainerFor = Callable[[Context], tuple[str, SiteTrainer]]  # the site's name and its trainer
+SiteFor = Callable[[Context], tuple[str, AnsweringSite]]  # with the site's name
 
 
-def client_app(trainer_for: TrainerFor) -> ClientApp:
-    """Return the ClientApp whose trainer this function finds."""
+def client_app(site_for: SiteFor) -> ClientApp:
+    """Return the ClientApp that answers for the site which this function finds."""
     app = ClientApp()
 
     @app.query()
     def query(message: Message, context: Context) -> Message:
-        def act(trainer: SiteTrainer) -> Answer:
-            decode_request(message.content, QueryRequest)
-            return trainer.describe()
+        def act(site: AnsweringSite) -> Answer:
+            request = decode_any_request(message.content)
+            if isinstance(request, QueryRequest):
+                return site.describe()
+            if isinstance(request, KeysRequest):
+                return site.keys(request)
+            if isinstance(request, UnmaskRequest):
+                return site.unmask(request)
+            raise WireError(f"a {type(request).__name__} does not come as a query.")
 
-        return _reply(message, lambda: trainer_for(context), act)
+        return _reply(message, lambda: site_for(context), act)
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
         return _reply(
             message,
-            lambda: trainer_for(context),
-            lambda trainer: trainer.train(decode_request(message.content, TrainRequest)),
+            lambda: site_for(context),
+            lambda site: site.train(decode_request(message.content, TrainRequest)),
         )
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
         return _reply(
             message,
-            lambda: trainer_for(context),
-            lambda trainer: trainer.evaluate(decode_request(message.content, EvaluateRequest)),
+            lambda: site_for(context),
+            lambda site: site.evaluate(decode_request(message.content, EvaluateRequest)),
         )
 
     return app
@@ -88,8 +80,8 @@ def client_app(trainer_for: TrainerFor) -> ClientApp:
 
 def _reply(
     message: Message,
-    find: Callable[[], tuple[str, SiteTrainer]],
-    act: Callable[[SiteTrainer], Answer],
+    find: Callable[[], tuple[str, AnsweringSite]],
+    act: Callable[[AnsweringSite], Answer],
 ) -> Message:
     """Return the answer; what is expected to go wrong becomes a refusal with a reason.
 
@@ -98,8 +90,8 @@ def _reply(
     """
     site = UNNAMED_SITE
     try:
-        site, trainer = find()
-        answer = act(trainer)
+        site, answering = find()
+        answer = act(answering)
     except FoveaError as error:
         log.exception("request failed", extra={"action": "request_failed", "site": site})
         unread = isinstance(error, WireError)
@@ -123,8 +115,8 @@ def _reason(error: FoveaError, site: str) -> str:
     return str(error)
 
 
-def trainer_of_this_machine(context: Context) -> tuple[str, SiteTrainer]:
-    """Return the trainer of the site that Flower calls this partition, warm from round to round.
+def site_of_this_machine(context: Context) -> tuple[str, AnsweringSite]:
+    """Return the site that Flower calls this partition, its trainer warm from round to round.
 
     Raises ConfigError when this machine does not say which sites it has.
     """
@@ -139,7 +131,7 @@ def trainer_of_this_machine(context: Context) -> tuple[str, SiteTrainer]:
     if site.log is not None:
         # With every message: an engine may let one process serve several sites in turn.
         configure(level=logging.INFO, as_json=False, stream=_log_file(site.log))
-    return site.name, _warm_trainer(site)
+    return site.name, _warm_site(site)
 
 
 @lru_cache(maxsize=1)
@@ -163,10 +155,10 @@ def _log_file(path: Path) -> TextIO:
 
 
 @cache
-def _warm_trainer(site: LocalSite) -> SiteTrainer:
+def _warm_site(site: LocalSite) -> AnsweringSite:
     from client.trainer import Trainer  # noqa: PLC0415 - torch loads with the first message
 
-    return Trainer(site)
+    return SimulatedSite(site, Trainer(site))
 
 
-app = client_app(trainer_of_this_machine)
+app = client_app(site_of_this_machine)

@@ -12,6 +12,7 @@ from common.errors import (
     ConfigError,
     DataError,
     FoveaError,
+    LedgerError,
     ModelError,
     SiteError,
     TrustError,
@@ -25,6 +26,7 @@ _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _TOLD: dict[type[FoveaError], tuple[RefusalCode, str]] = {
     DataError: (RefusalCode.UNABLE, "its data or records cannot be used; its log says why"),
     ModelError: (RefusalCode.UNABLE, "it cannot build the network; its log says why"),
+    LedgerError: (RefusalCode.UNAVAILABLE, "its privacy ledger needs a person to look at it"),
     AuditError: (RefusalCode.UNAVAILABLE, "its audit log needs a person to look at it"),
     ConfigError: (RefusalCode.UNAVAILABLE, "its own settings cannot be used; its log says why"),
     TrustError: (RefusalCode.UNAVAILABLE, "its own keys cannot be used; its log says why"),

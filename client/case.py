@@ -7,13 +7,25 @@ from client.answers import Asked
 from client.audit_lines import Record
 from common.envelope import SignedRequest
 from common.printable import printable
-from common.wire import EvaluateRequest, QueryRequest, Request, TrainRequest, kind_of_request
+from common.wire import (
+    EvaluateRequest,
+    KeysRequest,
+    QueryRequest,
+    Request,
+    TrainRequest,
+    UnmaskRequest,
+    kind_of_request,
+)
+
+CaseKind = Literal["query", "train", "evaluate", "keys", "unmask"]
 
 _LONGEST_TEXT = 200  # of what came from outside, in the audit log
-_KINDS: dict[type[Request], Literal["query", "train", "evaluate"]] = {
+_KINDS: dict[type[Request], CaseKind] = {
     QueryRequest: "query",
     TrainRequest: "train",
     EvaluateRequest: "evaluate",
+    KeysRequest: "keys",
+    UnmaskRequest: "unmask",
 }
 
 
@@ -31,18 +43,18 @@ class Case:
         return f"{self.signed.manifest.digest} {self.digest}"
 
     @property
-    def kind(self) -> Literal["query", "train", "evaluate"]:
+    def kind(self) -> CaseKind:
         """What is asked for, in the policy's words."""
         return _KINDS[type(self.signed.request)]
 
     @property
     def server_round(self) -> int:
-        """The round that is asked for; 0 for a query."""
+        """The round that is asked for; 0 for a query, and for a run's key."""
         request = self.signed.request
         return 0 if isinstance(request, QueryRequest) else request.server_round
 
     def asked(self, *, evaluates: bool) -> Asked:
-        """Return the request's place in its run's order."""
+        """Return the place in its run's order of a request to train or to measure."""
         return Asked(
             kind="evaluate" if self.kind == "evaluate" else "train",
             server_round=self.server_round,

@@ -1,10 +1,10 @@
 """The trainer's desk: everything that is asked of a site comes across it, and every answer leaves.
 
-Open, verify, order, permit, work, guard, store, audit, sign. Whatever it says no to, and whatever
-breaks down behind it, becomes a signed and audited refusal. A broken connection does not stop the
-work, and the same request coming again waits for it. A training step cannot be stopped from
-outside, so ``limits.request_s`` bounds how long an asker is kept waiting: after that the site is
-``unavailable``, works on, and keeps the answer for a repeat.
+Open, verify, order, permit, work, account, guard, store, audit, sign. Whatever it says no to, and
+whatever breaks down behind it, becomes a signed and audited refusal. A broken connection does not
+stop the work, and the same request coming again waits for it. A training step cannot be stopped
+from outside, so ``limits.request_s`` bounds how long an asker is kept waiting: after that the site
+is ``unavailable``, works on, and keeps the answer for a repeat.
 """
 
 import logging
@@ -18,17 +18,21 @@ from functools import partial
 from flwr.app import RecordDict
 
 from client.answers import Answers
+from client.assistance import Assistance
 from client.audit import AuditLog
 from client.breakdown import denial_of
 from client.case import Case
 from client.desk_report import DeskReport
 from client.home import SiteHome
+from client.outgoing import Outgoing
 from client.own_shard import DoorTrainer, OwnShard, ShardCounts
 from client.permission import Permission
 from client.readiness import reasons_against
+from client.secure_member import SecureMember
 from client.site import SiteSettings
 from client.trust import Denial, Identity, read_run_keys, verified
 from client.turns import Turns
+from client.view import Viewer
 from client.voice import Reply, Voice
 from client.workbench import Workbench
 from common.code_digest import site_code_digest
@@ -37,7 +41,7 @@ from common.errors import SiteError
 from common.manifest import Manifest
 from common.record_bytes import from_bytes, to_bytes
 from common.signing import read_private_key
-from common.wire import QueryRequest, RefusalCode
+from common.wire import KeysRequest, QueryRequest, RefusalCode, UnmaskRequest
 
 log = logging.getLogger(__name__)
 
@@ -71,16 +75,28 @@ class Desk:
         self._permission = Permission(home, voice=self._voice, now=now)
         self._turns: Turns[Reply] = Turns()
         self._shard = OwnShard(home.shard, trainer=trainer, on_reopened=self._note_reopened)
+        # One for keys, masks and shares: what it keeps must not be written twice at once.
+        member = SecureMember(home.secure_rounds, site=site.name, task=site.task, key=key)
+        outgoing = Outgoing(home, site=site.name, member=member, voice=self._voice, now=now)
+        viewer = Viewer(
+            home, shard=self._shard, permission=self._permission, believe=self._verified
+        )
         self._bench = Workbench(
             home,
             site,
             trainer=trainer,
-            shard=self._shard,
+            outgoing=outgoing,
             answers=self._answers,
-            permission=self._permission,
+            viewer=viewer,
             voice=self._voice,
-            believe=self._verified,
             now=now,
+        )
+        self._assistance = Assistance(
+            member=member,
+            outgoing=outgoing,
+            answers=self._answers,
+            viewer=viewer,
+            voice=self._voice,
         )
         self._one_large = threading.Lock()
 
@@ -180,7 +196,10 @@ class Desk:
         if isinstance(request, QueryRequest):
             # At once, even while a round is trained.
             return self._bench.describe(case, manifest).content
-        work = partial(self._bench.carry_out, case, request, manifest)
+        if isinstance(request, KeysRequest | UnmaskRequest):
+            work = partial(self._assistance.give, case, request, manifest)
+        else:
+            work = partial(self._bench.carry_out, case, request, manifest)
         return self._in_turn(case, work, is_wanted)
 
     def _in_turn(

@@ -14,7 +14,15 @@ from common.envelope import SignedRequest
 from common.errors import TrustError, WireError
 from common.manifest import Manifest, expired, open_manifest
 from common.signing import PublicKey, public_key
-from common.wire import QueryRequest, RefusalCode, TrainRequest
+from common.wire import (
+    NOT_SECURE,
+    KeysRequest,
+    QueryRequest,
+    RefusalCode,
+    Request,
+    TrainRequest,
+    UnmaskRequest,
+)
 
 
 @dataclass(frozen=True)
@@ -116,6 +124,25 @@ def _not_of(manifest: Manifest, signed: SignedRequest) -> Iterator[str]:
         return
     if request.config_json != canonical_json(manifest.config):
         yield "the request's configuration is not the manifest's."
-    first, last = int(isinstance(request, TrainRequest)), manifest.config.federation.rounds
+    # Round 0 is a model that nobody has trained, and the run as a whole.
+    first = int(isinstance(request, TrainRequest | UnmaskRequest))
+    last = manifest.config.federation.rounds
     if not first <= request.server_round <= last:
         yield f"round {request.server_round} is none of the manifest's, {first} to {last}."
+    yield from _not_as_summed(request, is_secure=manifest.config.secure_aggregation.enabled)
+
+
+def _not_as_summed(request: Request, *, is_secure: bool) -> Iterator[str]:
+    """Yield why a request is not for the kind of sum that the manifest promised to the sites."""
+    if isinstance(request, TrainRequest) and (request.secure_json != NOT_SECURE) != is_secure:
+        yield (
+            "the run's updates are summed under masks, and the request asks for a plain one."
+            if is_secure
+            else "the run's updates are plain, and the request asks for a masked one."
+        )
+    if isinstance(request, KeysRequest | UnmaskRequest) and not is_secure:
+        yield "the run's updates are plain, so there are no keys of a secure sum."
+    if isinstance(request, KeysRequest) and (
+        (request.keys_json == NOT_SECURE) != (request.server_round == 0)
+    ):
+        yield "keys for a round need the list of members, and a run's key is made without one."

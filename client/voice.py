@@ -16,7 +16,16 @@ from common.envelope import decode_signed_answer, encode_signed_answer
 from common.errors import AuditError
 from common.record_bytes import from_bytes, to_bytes
 from common.signing import PrivateKey
-from common.wire import Answer, Evaluation, Refusal, TrainRequest, Update, encode
+from common.wire import (
+    NOT_SECURE,
+    Answer,
+    Evaluation,
+    MaskedUpdate,
+    Refusal,
+    TrainRequest,
+    Update,
+    encode,
+)
 
 log = logging.getLogger(__name__)
 
@@ -60,10 +69,12 @@ class Voice:
         """Return an answer, signed; it has not left yet, nor been noted."""
         return to_bytes(encode_signed_answer(answer, request_digest=case.digest, key=self._key))
 
-    def opened(self, case: Case, content: bytes) -> Update | Evaluation | Refusal:
+    def opened(self, case: Case, content: bytes) -> Update | MaskedUpdate | Evaluation | Refusal:
         """Return the answer that this site signed earlier. Raises TrustError for any other."""
         request, records = case.signed.request, from_bytes(content)
         site_key = self._key.public
+        if isinstance(request, TrainRequest) and request.secure_json != NOT_SECURE:
+            return decode_signed_answer(records, MaskedUpdate, request=request, site_key=site_key)
         if isinstance(request, TrainRequest):
             return decode_signed_answer(records, Update, request=request, site_key=site_key)
         return decode_signed_answer(records, Evaluation, request=request, site_key=site_key)
@@ -80,13 +91,23 @@ class Voice:
 
     def refuse(self, case: Case, denial: Denial) -> Reply:
         """Say no."""
-        refusal = self._refusal(denial)
+        refusal = self.refusal(denial)
+        return self.deny(case, refusal, self.sign(case, refusal))
+
+    def refusal(self, denial: Denial) -> Refusal:
+        """Return how a denial is told outside; it has not left yet, nor been noted."""
+        # What leaves and what the log says left are the same text.
+        reason = short(denial.reason, most=_LONGEST_REASON)
+        return Refusal(site=self._site, code=denial.code, reason=reason)
+
+    def deny(self, case: Case, refusal: Refusal, content: bytes) -> Reply:
+        """Note a signed refusal, and let it leave: for the first time, or once more."""
         self._note_refusal(str(refusal.code), refusal.reason, **case.audit_fields())
-        return Reply(self.sign(case, refusal), refusal)
+        return Reply(content, refusal)
 
     def refuse_unproven(self, case: Case, denial: Denial) -> Reply:
         """Say no to what was not shown to be the coordinator's: anyone may send that, endlessly."""
-        refusal = self._refusal(denial)
+        refusal = self.refusal(denial)
         self._note_unproven(
             str(refusal.code), refusal.reason, size_bytes=case.size_bytes, **case.audit_fields()
         )
@@ -99,7 +120,7 @@ class Voice:
 
     def refuse_unreadable(self, error: Exception, *, size_bytes: int) -> bytes:
         """Refuse what is no request; unsigned, for there is no request to name in a signature."""
-        refusal = self._refusal(denial_of(error))
+        refusal = self.refusal(denial_of(error))
         self._note_unproven(str(refusal.code), refusal.reason, size_bytes=size_bytes)
         return to_bytes(encode(refusal))
 
@@ -113,11 +134,6 @@ class Voice:
             self._flood.settle(self._note_counted, now=self._now(), at_once=at_once)
         except (OSError, AuditError):
             log.exception("the audit log cannot be written", extra={"action": "audit_failed"})
-
-    def _refusal(self, denial: Denial) -> Refusal:
-        # What leaves and what the log says left are the same text.
-        reason = short(denial.reason, most=_LONGEST_REASON)
-        return Refusal(site=self._site, code=denial.code, reason=reason)
 
     def _note_unproven(self, code: str, reason: str, **fields: JsonValue) -> None:
         self.settle()

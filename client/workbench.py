@@ -1,48 +1,49 @@
-"""What the desk does with a request that it believes: permit, work, look again, guard, store.
+"""What the desk does with a request that it believes: permit, work, look again, account, store.
 
 What people at the site decide counts until the answer leaves: policy, approval and the shard are
 looked at anew after the training, which may have taken hours.
 """
 
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 
-from client.answers import Answers, Late, New, Repeat, RunRecord, place_of
-from client.case import Case, evaluates
-from client.guard import reason_to_keep
+from client.answers import Answers, Late, New, Part, Repeat, RunRecord, place_of
+from client.case import Case, evaluates, short
+from client.guarded_reasons import told_of
 from client.home import SiteHome
-from client.own_shard import DoorTrainer, OpenShard, OwnShard
-from client.permission import Permission
-from client.policy import Policy, Standing
-from client.policy_file import read_policy
+from client.outgoing import Outgoing, too_large
+from client.own_shard import DoorTrainer
 from client.readiness import lack_of_disk
-from client.release import Release, as_released, is_released_whole, may_release_evaluation
+from client.release import (
+    card_as_released,
+    is_released_whole,
+    may_release_evaluation,
+    update_as_released,
+)
 from client.site import SiteSettings
 from client.trust import Denial
+from client.view import View, Viewer
 from client.voice import Reply, Voice
+from client.without_noise import DATA_CARD, EVALUATION, card_digest
 from common.manifest import Manifest
 from common.wire import (
+    NOT_SECURE,
+    PASSING_REFUSALS,
     EvaluateRequest,
     Evaluation,
+    MaskedUpdate,
+    Metrics,
     Refusal,
     RefusalCode,
-    Request,
     TrainRequest,
     Update,
 )
 
+log = logging.getLogger(__name__)
+
 Work = TrainRequest | EvaluateRequest
-
-
-@dataclass(frozen=True)
-class _View:
-    """How the site stands to a request at one moment."""
-
-    policy: Policy
-    standing: Standing
-    shard: OpenShard
-    objection: Denial | None
 
 
 class Workbench:
@@ -54,101 +55,178 @@ class Workbench:
         site: SiteSettings,
         *,
         trainer: DoorTrainer,
-        shard: OwnShard,
+        outgoing: Outgoing,
         answers: Answers,
-        permission: Permission,
+        viewer: Viewer,
         voice: Voice,
-        believe: Callable[[Case], Manifest | Denial],
         now: Callable[[], datetime],
     ) -> None:
-        """Take what it works with; ``believe`` verifies a request anew."""
-        self._home, self._site, self._trainer, self._shard = home, site, trainer, shard
-        self._answers, self._permission, self._voice = answers, permission, voice
-        self._believe, self._now = believe, now
+        """Take what it works with."""
+        self._home, self._site, self._trainer = home, site, trainer
+        self._outgoing, self._answers, self._viewer = outgoing, answers, viewer
+        self._voice, self._now = voice, now
 
     def describe(self, case: Case, manifest: Manifest) -> Reply:
         """Say what the site holds, as far as its policy lets that leave."""
-        view = self._view(case, manifest, rounds_trained=0)
+        view = self._viewer.look(case, manifest, rounds_trained=0)
         if view.objection is not None:
             return self._voice.refuse(case, view.objection)
-        card = as_released(view.shard.card, view.policy, view.standing)
-        if no := self._kept(case.signed.request, card, manifest):
+        card = card_as_released(view.shard.card, view.policy)
+        if no := self._outgoing.kept(case.signed.request, card, manifest=manifest, view=view):
             return self._voice.refuse(case, no)
-        return self._voice.release(case, card, self._voice.sign(case, card))
+        self._outgoing.note_release(DATA_CARD, case, manifest, content_digest=card_digest(card))
+        content = self._voice.sign(case, card)
+        if no := too_large(content, view):
+            return self._voice.refuse(case, no)
+        return self._voice.release(case, card, content)
 
     def carry_out(self, case: Case, request: Work, manifest: Manifest) -> Reply:
         """Train or measure when it is the request's turn; a repeat gets the stored answer.
 
         One at a time: the caller sees to that.
         """
+        if isinstance(request, EvaluateRequest) and manifest.config.secure_aggregation.enabled:
+            reason = "what it measures is only told in sums with other sites, never by itself"
+            return self._voice.refuse(case, Denial(RefusalCode.FORBIDDEN, reason))
         record = self._answers.record_of(manifest.run)
         place = place_of(case.asked(evaluates=evaluates(request)), record)
         if isinstance(place, Late):
             return self._voice.refuse(case, Denial(RefusalCode.OUT_OF_ORDER, place.reason))
-        before = _rounds_before(case, place, record)
-        view = self._view(case, manifest, rounds_trained=before)
+        view = self._viewer.look(
+            case,
+            manifest,
+            rounds_trained=_rounds_before(case, place, record),
+            spends=isinstance(place, New),
+        )
         if view.objection is not None:
             return self._voice.refuse(case, view.objection)
         if isinstance(place, Repeat):
             return self._repeat(case, request, manifest, view)
         return self._work(case, request, manifest, view, place)
 
-    def _repeat(self, case: Case, request: Work, manifest: Manifest, view: _View) -> Reply:
+    def _repeat(self, case: Case, request: Work, manifest: Manifest, view: View) -> Reply:
         asked = case.asked(evaluates=evaluates(request))
-        content = self._answers.stored(asked, run=manifest.run)
+        content, tells = self._answers.stored(asked, run=manifest.run)
         answer = self._voice.opened(case, content)
-        if isinstance(answer, Refusal) or not is_released_whole(answer, view.policy, view.standing):
+        if isinstance(answer, Refusal):
+            return self._voice.deny(case, answer, content)
+        if not is_released_whole(answer, view.policy, view.standing, tells=tells):
             # It was signed as it is, and cannot be sent with less in it.
             reason = "its policy no longer lets all of this answer leave"
             return self._voice.refuse(case, Denial(RefusalCode.FORBIDDEN, reason))
         return self._voice.repeat(case, answer, content)
 
-    def _work(
-        self, case: Case, request: Work, manifest: Manifest, view: _View, place: New
-    ) -> Reply:
+    def _work(self, case: Case, request: Work, manifest: Manifest, view: View, place: New) -> Reply:
         if no := self._unable(request, manifest):
             return self._voice.refuse(case, no)
+        if isinstance(request, EvaluateRequest):
+            return self._evaluate(case, request, manifest, view)
+        may_evaluate = place.may_evaluate and may_release_evaluation(view.policy, view.standing)
+        request = replace(request, evaluates=request.evaluates and may_evaluate)
+        return self._train(case, request, manifest, view)
+
+    def _train(self, case: Case, request: TrainRequest, manifest: Manifest, view: View) -> Reply:
+        if request.secure_json != NOT_SECURE:
+            no = self._outgoing.objection(case, request, manifest)
+            if no is not None:
+                return self._voice.refuse(case, no)
         self._voice.note("request-permitted", case)
-        if isinstance(request, TrainRequest):
-            may_evaluate = place.may_evaluate and may_release_evaluation(view.policy, view.standing)
-            request = replace(request, evaluates=request.evaluates and may_evaluate)
-        answer = self._worked(request)
-        if isinstance(answer, Refusal):
-            return self._voice.refuse(case, Denial(answer.code, answer.reason))
-        after = self._view(case, manifest, rounds_trained=view.standing.rounds_trained)
-        if no := self._withdrawn(case, view, after):
-            return self._voice.refuse(case, no)
-        released = as_released(answer, after.policy, after.standing)
-        return self._release(case, request, manifest, released)
+        update = self._trainer.train(request)
+        if isinstance(update, Refusal):
+            return self._refused_by_trainer(case, request, manifest, update)
+        after = self._look_again(case, manifest, view)
+        if isinstance(after, Denial):
+            return self._voice.refuse(case, after)
+        update = update_as_released(update, after.policy, after.standing)
+        leaving = self._outgoing.prepared(case, request, update, manifest=manifest, view=after)
+        if isinstance(leaving, Denial):
+            return self._refused_for_good(case, request, manifest, leaving)
+        return self._released(case, request, manifest, leaving, after, tells=_tells(update))
 
-    def _worked(self, request: Work) -> Update | Evaluation | Refusal:
-        if isinstance(request, TrainRequest):
-            return self._trainer.train(request)
-        return self._trainer.evaluate(request)
+    def _evaluate(
+        self, case: Case, request: EvaluateRequest, manifest: Manifest, view: View
+    ) -> Reply:
+        self._voice.note("request-permitted", case)
+        evaluation = self._trainer.evaluate(request)
+        if isinstance(evaluation, Refusal):
+            return self._refused_by_trainer(case, request, manifest, evaluation)
+        after = self._look_again(case, manifest, view)
+        if isinstance(after, Denial):
+            return self._voice.refuse(case, after)
+        self._outgoing.note_release(EVALUATION, case, manifest)
+        if no := self._outgoing.kept(request, evaluation, manifest=manifest, view=after):
+            return self._refused_for_good(case, request, manifest, no)
+        return self._released(case, request, manifest, evaluation, after, tells=())
 
-    def _release(self, case: Case, request: Work, manifest: Manifest, answer: Release) -> Reply:
-        if no := self._kept(request, answer, manifest):
-            return self._voice.refuse(case, no)
+    def _released(
+        self,
+        case: Case,
+        request: Work,
+        manifest: Manifest,
+        answer: Update | MaskedUpdate | Evaluation,
+        view: View,
+        *,
+        tells: tuple[Part, ...],
+    ) -> Reply:
+        """Sign, store, note and let go what was accounted for."""
         content = self._voice.sign(case, answer)
+        if no := too_large(content, view):
+            return self._refused_for_good(case, request, manifest, no)
+        self._store(case, request, manifest, content, tells=tells)
+        return self._voice.release(case, answer, content)
+
+    def _refused_by_trainer(
+        self, case: Case, request: Work, manifest: Manifest, refusal: Refusal
+    ) -> Reply:
+        """Refuse in words that may leave; what the trainer wrote stays in the site's own log."""
+        told = told_of(refusal.reason, arrays=request.arrays)
+        if told.reason != refusal.reason:
+            log.warning(
+                "the trainer's own words stay here",
+                extra={"action": "reason_kept", "reason": short(refusal.reason, most=500)},
+            )
+        no = Denial(refusal.code, told.reason)
+        if not told.depends_on_pictures:
+            return self._voice.refuse(case, no)
+        return self._refused_for_good(case, request, manifest, no)
+
+    def _refused_for_good(self, case: Case, request: Work, manifest: Manifest, no: Denial) -> Reply:
+        """Refuse for what the work on the pictures gave: this is then the round's answer.
+
+        Asked again with another model, the round would tell of the pictures once more.
+        """
+        if no.code in PASSING_REFUSALS:
+            return self._voice.refuse(case, no)
+        refusal = self._voice.refusal(no)
+        content = self._voice.sign(case, refusal)
+        self._store(case, request, manifest, content, tells=())
+        return self._voice.deny(case, refusal, content)
+
+    def _store(
+        self,
+        case: Case,
+        request: Work,
+        manifest: Manifest,
+        content: bytes,
+        *,
+        tells: tuple[Part, ...],
+    ) -> None:
         self._answers.store(
             case.asked(evaluates=evaluates(request)),
             content,
             run=manifest.run,
             expires_at=manifest.expires_at,
             now=self._now(),
+            tells=tells,
         )
-        return self._voice.release(case, answer, content)
 
     # --- what the steps need ---------------------------------------------------------------
 
-    def _view(self, case: Case, manifest: Manifest, *, rounds_trained: int) -> _View:
-        """Look anew at what the site's people have decided, and at what it holds."""
-        policy, shard = read_policy(self._home.policy_file), self._shard.current()
-        standing = self._permission.standing(
-            case, manifest, policy, shard.counts, rounds_trained=rounds_trained
-        )
-        no = self._permission.objection(case, manifest, policy, standing)
-        return _View(policy, standing, shard, no)
+    def _look_again(self, case: Case, manifest: Manifest, before: View) -> View | Denial:
+        """Look anew after the work; return why nothing may leave where that has changed."""
+        rounds = before.standing.rounds_trained
+        after = self._viewer.look(case, manifest, rounds_trained=rounds, spends=True)
+        return self._viewer.withdrawn(case, before, after) or after
 
     def _unable(self, request: Work, manifest: Manifest) -> Denial | None:
         """Return why what is permitted cannot be done."""
@@ -164,30 +242,11 @@ class Workbench:
             f"configuration gives here ({built[:12]}): both ends must run the same Fovea version.",
         )
 
-    def _withdrawn(self, case: Case, before: _View, after: _View) -> Denial | None:
-        """Return why an answer must not leave although the request was permitted.
 
-        A pause, or hours that end, let a round that was begun end.
-        """
-        manifest = self._believe(case)
-        if isinstance(manifest, Denial):
-            return manifest
-        if after.objection is not None and after.objection.code is not RefusalCode.PAUSED:
-            return after.objection
-        if after.shard is not before.shard:
-            reason = "its pictures were prepared anew while it worked: they must be asked again"
-            return Denial(RefusalCode.UNAVAILABLE, reason)
-        return None
-
-    def _kept(self, request: Request, answer: Release, manifest: Manifest) -> Denial | None:
-        reason = reason_to_keep(
-            request,
-            answer,
-            site=self._site.name,
-            task=self._site.task,
-            local_layers=manifest.config.federation.local_layers,
-        )
-        return None if reason is None else Denial(RefusalCode.UNABLE, reason)
+def _tells(update: Update) -> tuple[Part, ...]:
+    """Return what an update holds beside its arrays."""
+    parts: dict[Part, Metrics] = {"metrics": update.metrics, "evaluation": update.evaluation}
+    return tuple(part for part, metrics in parts.items() if metrics)
 
 
 def _rounds_before(case: Case, place: New | Repeat, record: RunRecord | None) -> int:

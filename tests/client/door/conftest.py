@@ -1,6 +1,5 @@
 """A hospital's home for each test, under a path short enough for a socket."""
 
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -39,4 +38,4 @@ def trainer() -> CountingTrainer:
     size = PixelRange(64, 64, 64)
     none = DuplicateCount(0, 0, 0, 0, 0, 0)
     card = DataCard("chestx", 64, 18, 18, parts, (), size, size, {}, none, ())
-    return CountingTrainer(SiteCard("north", "chestx", 14, 4, json.dumps(card.as_dict())))
+    return CountingTrainer(SiteCard("north", "chestx", 14, 4, card.as_json()))

@@ -13,6 +13,7 @@ import yaml
 from client.approvals import Approvals
 from client.desk import Desk
 from client.home import SiteHome
+from client.peers import write_pins
 from client.site import SiteSettings
 from common.code_digest import site_code_digest
 from common.config import RunConfig
@@ -22,19 +23,32 @@ from common.manifest import Manifest, ManifestSite, SignedManifest, sign_manifes
 from common.record_bytes import from_bytes, to_bytes
 from common.signing import PrivateKey
 from common.wire import (
+    NOT_SECURE,
+    Answer,
     EvaluateRequest,
     Evaluation,
+    Keys,
+    KeysRequest,
+    MaskedUpdate,
     QueryRequest,
     Refusal,
     Request,
+    Shares,
     SiteCard,
     TrainRequest,
+    UnmaskRequest,
     Update,
 )
 
 POLICY = Path(__file__).parents[3] / "configs" / "policies" / "strict.yaml"
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
-ANSWERS = {QueryRequest: SiteCard, TrainRequest: Update, EvaluateRequest: Evaluation}
+ANSWERS: dict[type[Request], type[Answer]] = {
+    QueryRequest: SiteCard,
+    TrainRequest: Update,
+    EvaluateRequest: Evaluation,
+    KeysRequest: Keys,
+    UnmaskRequest: Shares,
+}
 ARCHITECTURE = "a" * 64  # of the network that the trainer builds
 SMALL = {"min_sites": 1, "min_training_patients": 4, "min_validation_patients": 2}
 
@@ -107,19 +121,22 @@ class Hospital:
     arrays: dict[str, np.ndarray]
     now: datetime = START
     architecture: str = ARCHITECTURE
+    sites: tuple[ManifestSite, ...] = ()  # of the run; none: this one alone
+
+    @property
+    def entry(self) -> ManifestSite:
+        return ManifestSite(
+            name=self.settings.name,
+            task=self.settings.task,
+            signing_key=self.key.public.text,
+        )
 
     def manifest(self, **changes: object) -> SignedManifest:
         content: dict[str, object] = {
             "version": 1,
             "federation": self.settings.federation,
             "run": "run-1",
-            "sites": (
-                ManifestSite(
-                    name=self.settings.name,
-                    task=self.settings.task,
-                    signing_key=self.key.public.text,
-                ),
-            ),
+            "sites": self.sites or (self.entry,),
             "config": self.config,
             "architecture_digest": self.architecture,
             "code_digest": site_code_digest(),
@@ -167,15 +184,23 @@ class Hospital:
         )
         return to_bytes(encode_signed_request(signed))
 
-    def opened(
-        self, content: bytes | None, request: Request
-    ) -> SiteCard | Update | Evaluation | Refusal:
+    def opened(self, content: bytes | None, request: Request) -> Answer:
         """What a coordinator reads; raises when the site's signature does not fit."""
         assert content is not None
         kind = ANSWERS[type(request)]
+        if isinstance(request, TrainRequest) and request.secure_json != NOT_SECURE:
+            kind = MaskedUpdate
         return decode_signed_answer(
-            from_bytes(content), kind, request=request, site_key=self.key.public
+            from_bytes(content),
+            kind,  # type: ignore[type-var]
+            request=request,
+            site_key=self.key.public,
         )
+
+    def asked(self, desk: Desk, request: Request, manifest: SignedManifest) -> Answer:
+        """Ask as the coordinator does, and read the answer."""
+        content = desk.answer(self.sealed(request, manifest), is_wanted=lambda: True)
+        return self.opened(content, request)
 
     def desk(self, trainer: object) -> Desk:
         return Desk(self.home, self.settings, trainer, lambda: self.now)  # type: ignore[arg-type]
@@ -200,17 +225,46 @@ class Hospital:
         return [record["event"] for record in self.records()]
 
 
-def make_hospital(root: Path, *, config: RunConfig, **limits: object) -> Hospital:
+def make_trial(root: Path, *, config: RunConfig, names: tuple[str, ...]) -> dict[str, Hospital]:
+    """Hospitals of one run that have pinned each other's keys; all have the task of north."""
+    north = next(site for site in config.sites if site.name == "north")
+    sites = tuple(north.model_copy(update={"name": name}) for name in names)
+    run_key = PrivateKey.new()
+    made = {
+        name: make_hospital(
+            root / name,
+            config=config.model_copy(update={"sites": sites}),
+            name=name,
+            run_key=run_key,
+        )
+        for name in names
+    }
+    entries = tuple(hospital.entry for hospital in made.values())
+    for name, hospital in made.items():
+        hospital.sites = entries
+        others = {other: h.key.public.fingerprint for other, h in made.items() if other != name}
+        write_pins(hospital.home.peers, others)
+    return made
+
+
+def make_hospital(
+    root: Path,
+    *,
+    config: RunConfig,
+    name: str = "north",
+    run_key: PrivateKey | None = None,
+    **limits: object,
+) -> Hospital:
     home = SiteHome(root)
     home.trainer.mkdir(mode=0o700, parents=True)
     home.run.mkdir(mode=0o750)
     settings = {
-        "name": "north",
+        "name": name,
         "federation": "trial",
         "task": "chestx",
         "labels": None,
         "data": None,
-        "source": next(site.source for site in config.sites if site.name == "north").model_dump(),
+        "source": next(site.source for site in config.sites if site.name == name).model_dump(),
         "preparation": {
             "image_size_px": config.data.image_size_px,
             "seed": 7,
@@ -223,7 +277,7 @@ def make_hospital(root: Path, *, config: RunConfig, **limits: object) -> Hospita
     }
     site = SiteSettings.model_validate(settings)
     home.site_file.write_text(yaml.safe_dump(site.model_dump(mode="json")))
-    key, run_key = PrivateKey.new(), PrivateKey.new()
+    key, run_key = PrivateKey.new(), run_key or PrivateKey.new()
     key.write(home.signing_key)
     home.run_keys.write_text(f"# the trial's\n{run_key.public.text}  # pinned\n")
     arrays = {

@@ -109,11 +109,18 @@ def test_stored_answers_come_back_byte_for_byte_after_a_restart(answers: Answers
 
     again = Answers(answers._folder)
 
-    assert again.stored(asked("train", 2), run="run-1") == b"answer to train 2"
-    assert again.stored(asked("evaluate", 2), run="run-1") == b"answer to evaluate 2"
+    assert again.stored(asked("train", 2), run="run-1") == (b"answer to train 2", ())
+    assert again.stored(asked("evaluate", 2), run="run-1") == (b"answer to evaluate 2", ())
     record = again.record_of("run-1")
     assert record is not None
     assert record.rounds_trained == 2
+
+
+def test_what_a_masked_answer_tells_is_remembered_beside_it(answers: Answers) -> None:
+    request = asked("train", 1)
+    answers.store(request, b"m", run="run-1", expires_at=EXPIRES, now=NOW, tells=("evaluation",))
+
+    assert answers.stored(request, run="run-1") == (b"m", ("evaluation",))
 
 
 def test_the_file_is_its_owners_alone_and_no_other_lies_beside_it(answers: Answers) -> None:

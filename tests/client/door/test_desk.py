@@ -18,6 +18,7 @@ from client.approvals import Approvals
 from client.audit import AuditLog, verify
 from client.desk import LARGE_BYTES, Desk
 from client.flood import MOST_A_MINUTE
+from client.guarded_reasons import Told
 from client.trust import verified
 from common.config_file import canonical_json
 from common.digests import text_digest
@@ -412,7 +413,7 @@ def test_an_update_with_an_array_that_was_not_asked_for_stays_at_the_site(
     )
 
     assert answer.code is RefusalCode.UNABLE
-    assert "pictures was not asked for" in answer.reason
+    assert answer.reason == "an array that was not asked for"
 
 
 def test_too_little_disk_is_said_before_anything_is_done(
@@ -826,7 +827,9 @@ def test_a_manifest_for_another_network_than_the_site_builds_is_refused(
 def test_the_reason_that_leaves_is_the_one_in_the_log(
     hospital: Hospital, trainer: CountingTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    no = Refusal("north", RefusalCode.UNABLE, "\x1b[2J" + "long " * 400)
+    told = Told("\x1b[2J" + "long " * 400, depends_on_pictures=False)
+    monkeypatch.setattr("client.workbench.told_of", lambda _reason, *, arrays: told)
+    no = Refusal("north", RefusalCode.UNABLE, "no training pictures")
     monkeypatch.setattr(trainer, "train", lambda _request: no)
     request = hospital.train_request()
 
