@@ -82,6 +82,11 @@ class ModelFiles:
         """The model after the last round."""
         return self.folder / "last.safetensors"
 
+    @property
+    def secure_round(self) -> Path:
+        """The opening of the round that is summed under masks (server/secure/kept.py)."""
+        return self.folder / "secure_round.json"
+
 
 @dataclass(frozen=True)
 class _Note:

@@ -2,7 +2,7 @@
 
 import click
 
-from server.commands import federation, local, running
+from server.commands import federation, local, modes, running, study
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -22,6 +22,8 @@ for command in (
     local.simulate,
     local.show,
     local.dashboard,
+    study.audit_privacy,
+    modes.modes,
     federation.provision,
     federation.admit,
     federation.retire,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from common.errors import DataError
 from server.participation import Outcome
+from server.protection import pictures_text, site_epsilon
 from server.summary import (
     EstimateEntry,
     RoundEntry,
@@ -222,6 +223,7 @@ def interval(entry: EstimateEntry | None) -> str:
 
 
 SITE_COLUMNS = ("Site", "Task", "Training pictures", "Rounds answered")
+EPSILON_COLUMN = "ε reported, all runs (this run)"
 
 
 @dataclass(frozen=True)
@@ -232,11 +234,18 @@ class SiteRow:
     task: str
     pictures: str  # for training
     rounds: str  # answered, of those asked for
+    epsilon: str | None  # spent on its data; None: the run has no noise
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """The row under ``SITE_COLUMNS``."""
-        return (self.site, self.task, self.pictures, self.rounds)
+        """The row under :func:`site_columns`."""
+        known = (self.site, self.task, self.pictures, self.rounds)
+        return known if self.epsilon is None else (*known, self.epsilon)
+
+
+def site_columns(summary: Summary) -> tuple[str, ...]:
+    """Return the heads of the table of sites."""
+    return SITE_COLUMNS if summary.privacy is None else (*SITE_COLUMNS, EPSILON_COLUMN)
 
 
 def site_rows(summary: Summary) -> tuple[SiteRow, ...]:
@@ -245,8 +254,14 @@ def site_rows(summary: Summary) -> tuple[SiteRow, ...]:
     for site in summary.sites:
         asked = [s for r in summary.rounds for s in asked_to_train(r) if s.site == site.name]
         answered = sum(s.outcome is Outcome.ANSWERED for s in asked)
-        pictures = "–" if site.num_examples is None else str(site.num_examples)
-        made.append(SiteRow(site.name, site.task, pictures, f"{answered} of {len(asked)}"))
+        row = SiteRow(
+            site=site.name,
+            task=site.task,
+            pictures=pictures_text(summary, site.name, site.num_examples),
+            rounds=f"{answered} of {len(asked)}",
+            epsilon=None if summary.privacy is None else site_epsilon(summary, site.name),
+        )
+        made.append(row)
     return tuple(made)
 
 

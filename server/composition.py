@@ -10,15 +10,14 @@ from common.config import RunConfig
 from common.datasets.shard import Shard
 from common.device import chosen_device
 from common.errors import RunError
-from common.model.network import Network, build_network
-from server.aggregate import AGGREGATIONS
+from common.model.network import Network
 from server.central_eval import CentralEvaluation
 from server.checkpoint import Checkpoint
 from server.coordinate import RunResult
 from server.former_run import clear_former_run
 from server.journal import Journal
 from server.kept_rounds import KeptRounds
-from server.strategies import STRATEGIES
+from server.planned_network import planned_network
 from server.summary import Summary
 from server.tracking import continue_tracking, start_tracking
 
@@ -38,9 +37,7 @@ def check_plan(config: RunConfig, *, out: Path, goes_on: bool = False) -> Networ
     cannot be made or written to.
     """
     _make_folder(out)
-    STRATEGIES.get(config.federation.strategy)(config)
-    AGGREGATIONS.get(config.federation.aggregation)
-    network = build_network(config.model, config.task_table(), seed=config.seed)
+    network = planned_network(config)
     if not goes_on:
         clear_former_run(out)
     return network

@@ -15,6 +15,7 @@ from common.config import RunConfig
 from common.config_file import config_digest
 from common.errors import ConfigError, RunError
 from common.layers import unmatched_prefixes
+from common.signing import PublicKey
 from common.wire import Arrays, SiteCard
 from server.aggregate import AGGREGATIONS
 from server.checkpoint import NOTHING_EVALUATED, Checkpoint, ModelFiles
@@ -59,10 +60,13 @@ def server_app(
     config: RunConfig,
     instruments: Instruments[ResultT],
     *,
+    site_keys: Mapping[str, PublicKey],
     stop: Callable[[], bool],
     finished: Callable[[RunResult], None],
 ) -> ServerApp:
     """Return the ServerApp of one simulated run; ``finished`` gets its result.
+
+    ``site_keys`` are what the sites sign with, for a secure sum; none for any other run.
 
     Raises ConfigError for an unknown strategy or aggregation, or settings it cannot work with.
     """
@@ -81,6 +85,7 @@ def server_app(
             run=f"{config.name}-{secrets.token_hex(4)}",
             nodes=None,
             sealing=Unsealed(),
+            site_keys=site_keys,
             stop=stop,
         )
         finished(result)
@@ -97,6 +102,7 @@ def coordinate(
     run: str,
     nodes: Mapping[str, int] | None,
     sealing: Sealing,
+    site_keys: Mapping[str, PublicKey],
     stop: Callable[[], bool],
     resume: Checkpoint | None = None,
 ) -> RunResult:
@@ -111,6 +117,7 @@ def coordinate(
         nodes: The node of every site: no other node is ever sent anything. None on a machine whose
             nodes are all the run's own.
         sealing: How messages are closed and opened.
+        site_keys: What each site signs with; needed where updates are summed under masks.
         stop: Says whether to end. The round that is under way is then given up, and the last one
             that is over is the result; the run can be continued from its checkpoint.
         resume: Go on after this state instead of from the beginning.
@@ -122,6 +129,8 @@ def coordinate(
     started = time.monotonic()
     if resume is not None and resume.run != run:
         raise RunError(f"the checkpoint is of run {resume.run}, not of {run}. Name that run.")
+    if config.secure_aggregation.enabled:
+        _check_keys(site_keys, config)
     exchange = Exchange(
         grid,
         run=run,
@@ -150,6 +159,7 @@ def coordinate(
         tracker=instruments.tracker,
         progress=instruments.progress,
         files=instruments.files,
+        site_keys=site_keys,
         late_before=start.late_replies,
     )
     finished = run_rounds(federation, start, untrained=measuring.result() if measuring else None)
@@ -173,6 +183,14 @@ def coordinate(
         files=instruments.files,
         wall_s=time.monotonic() - started,
     )
+
+
+def _check_keys(site_keys: Mapping[str, PublicKey], config: RunConfig) -> None:
+    if keyless := sorted({site.name for site in config.sites} - set(site_keys)):
+        raise ConfigError(
+            f"secure_aggregation: the key that site {keyless[0]} signs with is not known. Admit "
+            "the site, or leave it out."
+        )
 
 
 def _beginning(config: RunConfig, run: str) -> Checkpoint:

@@ -12,11 +12,21 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from common.errors import TrustError, WireError
-from common.wire import Evaluation, Refusal, SiteCard, Update
+from common.wire import (
+    Evaluation,
+    Keys,
+    MaskedUpdate,
+    Refusal,
+    Release,
+    Shares,
+    SiteCard,
+    Update,
+)
 from server.awaited import Awaited, NoAnswer, Patience
 from server.participation import Outcome
 from server.post import Letter, Post
 from server.sealing import Sealing
+from server.traffic import Traffic
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +37,9 @@ POLL_GROWTH = 1.1
 PRESENCE_S = 1.0  # how often to ask which nodes are connected
 _FLOWER_SAYS = "Exception ClientAppException occurred. Message: "
 
-Came = SiteCard | Update | Evaluation | Refusal | NoAnswer
+Came = Release | Refusal | NoAnswer
 Answered = Callable[[str], None]  # told a site's name as soon as it is waited for no longer
+Enough = Callable[[Mapping[str, Came]], bool]  # what came so far → need nobody else be waited for
 
 
 class Correspondence:
@@ -50,18 +61,29 @@ class Correspondence:
         """How many answers came when they were no longer wanted."""
         return self._post.late_replies
 
+    @property
+    def traffic(self) -> Traffic:
+        """How much went out and came in so far."""
+        return self._post.traffic
+
     def connections(self) -> Mapping[int, str]:
         """Look which nodes are there now, each with since when."""
         self._look_at = 0.0
         return self._look()
 
     def converse(
-        self, letters: Sequence[Letter], patience: Patience, answered: Answered
+        self,
+        letters: Sequence[Letter],
+        patience: Patience,
+        answered: Answered,
+        *,
+        enough: Enough | None = None,
     ) -> dict[str, Came]:
         """Send one letter per site and return what came of each; stopped, of those that answered.
 
         A site is asked again when its node comes back, when it says that it cannot just now, and a
-        few times when its process failed; always in the same words.
+        few times when its process failed; always in the same words. ``enough`` is asked whenever
+        something came: once it says so the others are left out of the result.
         """
         now = time.monotonic()
         awaited = {letter: Awaited(letter.site, patience, now=now) for letter in letters}
@@ -73,8 +95,9 @@ class Correspondence:
             found[letter.site] = what
             answered(letter.site)
 
-        poll_s = FIRST_POLL_S
+        poll_s, is_enough = FIRST_POLL_S, False
         while awaited:
+            before = len(found)
             if self._ask_those_due(awaited, patience):
                 poll_s = FIRST_POLL_S
             for letter, reply in self._collect():
@@ -87,11 +110,12 @@ class Correspondence:
                 given_up = awaited[letter].given_up(now=now)
                 if given_up is not None:
                     settle(letter, given_up)
-            if awaited and self._stopped_within(poll_s):
+            is_enough = enough is not None and len(found) > before and enough(found)
+            if awaited and (is_enough or self._stopped_within(poll_s)):
                 break
             poll_s = min(poll_s * POLL_GROWTH, LONGEST_POLL_S)
         for letter in awaited:
-            self._post.forget(letter)
+            self._post.forget(letter, as_late=not is_enough)
         return found
 
     def ask_aside(self, letters: Sequence[Letter], *, lasting_s: float) -> None:
@@ -196,12 +220,18 @@ class Correspondence:
             return NoAnswer(letter.site, Outcome.REJECTED, reason)
         return answer
 
-    def _opened(self, reply: Message, letter: Letter) -> SiteCard | Update | Evaluation | Refusal:
+    def _opened(self, reply: Message, letter: Letter) -> Release | Refusal:
         content, request, site = reply.content, letter.request, letter.site
         if letter.kind is SiteCard:
             return self._sealing.open(content, SiteCard, request=request, site=site)
         if letter.kind is Update:
             return self._sealing.open(content, Update, request=request, site=site)
+        if letter.kind is MaskedUpdate:
+            return self._sealing.open(content, MaskedUpdate, request=request, site=site)
+        if letter.kind is Keys:
+            return self._sealing.open(content, Keys, request=request, site=site)
+        if letter.kind is Shares:
+            return self._sealing.open(content, Shares, request=request, site=site)
         return self._sealing.open(content, Evaluation, request=request, site=site)
 
     def _stopped_within(self, seconds: float) -> bool:

@@ -1,4 +1,4 @@
-"""How a run went, as one picture: per task AUROC, energy in the lesion and loss over the rounds."""
+"""How a run went, as one picture: AUROC, energy in the lesion and loss per task, ε of all."""
 
 from pathlib import Path
 
@@ -17,11 +17,13 @@ ROW_INCHES, WIDTH_INCHES, DPI = 2.5, 11.0, 110
 
 
 def draw_curves(summary: Summary, path: Path) -> None:
-    """Write the picture of a run's rounds as PNG, one row per task."""
+    """Write the picture of a run's rounds as PNG, one row per task; with noise, ε below them."""
     tasks = [task for task in summary.tasks if summary.evaluated(task)]
-    figure = Figure(figsize=(WIDTH_INCHES, ROW_INCHES * max(len(tasks), 1)), layout="constrained")
+    has_epsilon = any(entry.epsilon is not None for entry in summary.rounds)
+    rows = max(len(tasks), 1) + has_epsilon
+    figure = Figure(figsize=(WIDTH_INCHES, ROW_INCHES * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(max(len(tasks), 1), 3, squeeze=False)
+    panels = figure.subplots(rows, 3, squeeze=False)
     for row, task in zip(panels, tasks, strict=False):
         evaluated = summary.evaluated(task)
         auroc = [(n, headline(entry.classification, "auroc")) for n, entry in evaluated]
@@ -34,7 +36,11 @@ def draw_curves(summary: Summary, path: Path) -> None:
         row[2].set_title("loss on the reference set", loc="left", fontsize=10)
         for axes in row:
             _tidy(axes)
-    for axes in panels[-1]:
+    if has_epsilon:
+        _spent(panels[-1][0], summary)
+        for axes in panels[-1][1:]:
+            axes.set_axis_off()
+    for axes in (*panels[max(len(tasks), 1) - 1], panels[-1][0]):
         axes.set_xlabel("round", fontsize=9)
     handles, labels = panels[0][2].get_legend_handles_labels()
     if handles:
@@ -80,6 +86,28 @@ def _losses(axes: Axes, points: list[tuple[int, dict[str, float | None]]]) -> No
             numbers, values = zip(*known, strict=True)
             axes.plot(numbers, values, "o-", color=colour, markersize=3, label=part)
     axes.set_ylim(bottom=0.0)
+
+
+def _spent(axes: Axes, summary: Summary) -> None:
+    """Draw the largest ε that any site has reported, of all its runs and of this one."""
+    rounds = summary.rounds
+    every = [(entry.round, entry.epsilon) for entry in rounds if entry.epsilon is not None]
+    alone = [(entry.round, entry.epsilon_run) for entry in rounds if entry.epsilon_run is not None]
+    for points, colour, label in ((every, PINK, "ε, all runs"), (alone, GREY, "ε, this run")):
+        if points:
+            numbers, values = zip(*points, strict=True)
+            axes.plot(numbers, values, "o-", color=colour, markersize=3, label=label)
+    axes.set_title(epsilon_title(summary), loc="left", fontsize=10)
+    axes.set_ylim(bottom=0.0)
+    axes.legend(fontsize=8, frameon=False)
+    _tidy(axes)
+
+
+def epsilon_title(summary: Summary) -> str:
+    """Return what the curve of ε is of, with whom it protects and at which δ."""
+    about = summary.privacy
+    whose = "" if about is None else f", unit {about.unit}, δ = {about.delta:g}"
+    return f"largest ε over sites{whose}"
 
 
 def _tidy(axes: Axes) -> None:

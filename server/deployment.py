@@ -17,7 +17,7 @@ from common.errors import ConfigError, FoveaError, RunError
 from common.lock import Lock
 from common.log import configure
 from common.manifest import Manifest, expired, open_manifest
-from common.signing import public_key, read_private_key
+from common.signing import PublicKey, public_key, read_private_key
 from server.central_eval import CentralEvaluation
 from server.checkpoint import Checkpoint, ModelFiles, load_checkpoint
 from server.composition import check_plan, conduct
@@ -49,10 +49,11 @@ LOCK_S = 2.0  # somebody who only looks whether the run lives holds its lock for
 
 @dataclass(frozen=True)
 class Mandate:
-    """What a run may do, and with whom: its signed manifest and the nodes of its sites."""
+    """What a run may do, and with whom: its signed manifest, its sites' nodes and keys."""
 
     sealing: Sealing
     nodes: Mapping[str, int]
+    site_keys: Mapping[str, PublicKey]
 
 
 def run_place(run_config: Mapping[str, UserConfigValue]) -> tuple[CoordinatorHome, RunFolder]:
@@ -127,6 +128,7 @@ def _run(
             run=folder.name,
             nodes=mandate.nodes,
             sealing=mandate.sealing,
+            site_keys=mandate.site_keys,
             stop=folder.stop_marker.exists,
             resume=checkpoint,
         )
@@ -167,7 +169,8 @@ def _mandate(
     keys = {site.name: public_key(site.signing_key) for site in manifest.sites}
     sealing = Signed(manifest=signed, run_key=key, site_keys=keys)
     # Every site would refuse what an expired manifest asks: then none is asked.
-    return Mandate(sealing, {} if expired(manifest, now) else _nodes(home, manifest))
+    nodes = {} if expired(manifest, now) else _nodes(home, manifest)
+    return Mandate(sealing, nodes, keys)
 
 
 def _nodes(home: CoordinatorHome, manifest: Manifest) -> dict[str, int]:

@@ -16,14 +16,20 @@ from flwr.serverapp import Grid
 from common.datasets.card import card_from_dict
 from common.errors import DataError, RunError
 from common.wire import (
+    NOT_SECURE,
     PASSING_REFUSALS,
     EvaluateRequest,
     Evaluation,
+    Keys,
+    KeysRequest,
+    MaskedUpdate,
     QueryRequest,
     Refusal,
     RefusalCode,
+    Shares,
     SiteCard,
     TrainRequest,
+    UnmaskRequest,
     Update,
 )
 from server.awaited import NoAnswer, Patience
@@ -31,6 +37,7 @@ from server.correspondence import FIRST_POLL_S, Answered, Came, Correspondence
 from server.participation import Outcome
 from server.post import Letter
 from server.sealing import Sealing
+from server.traffic import Traffic
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +84,7 @@ class Exchange:
         self._tasks = dict(tasks)
         self._is_named = nodes is not None
         self._nodes = {site: node for site, node in (nodes or {}).items() if site in tasks}
+        self._sealing = sealing
         self._correspondence = Correspondence(grid, sealing, stop=stop)
         self._stop = stop
         self._return_grace_s = return_grace_s
@@ -85,6 +93,15 @@ class Exchange:
     def late_replies(self) -> int:
         """How many answers came when they were no longer wanted."""
         return self._correspondence.late_replies
+
+    @property
+    def traffic(self) -> Traffic:
+        """How much went out and came in so far."""
+        return self._correspondence.traffic
+
+    def run_digest(self, config_json: str) -> str:
+        """Return the digest by which the sites of a secure sum know that all are in one run."""
+        return self._sealing.run_digest(config_json)
 
     def is_stopped(self) -> bool:
         """Say whether the run is to end."""
@@ -147,14 +164,49 @@ class Exchange:
 
     def train(
         self, requests: Mapping[str, TrainRequest], *, timeout_s: float, answered: Answered
-    ) -> dict[str, Update | Refusal | NoAnswer]:
-        """Ask sites to train, by name; return what came of each, or of fewer when it is stopped."""
+    ) -> dict[str, Update | MaskedUpdate | Refusal | NoAnswer]:
+        """Ask sites to train, by name; return what came of each, or of fewer when it is stopped.
+
+        A request that opens a round of the secure sum is answered by a masked update only.
+        """
         letters = [
-            Letter(site, self._nodes[site], request, MessageType.TRAIN, Update)
+            Letter(site, self._nodes[site], request, MessageType.TRAIN, _kind_of_update(request))
             for site, request in requests.items()
         ]
         found = self._correspondence.converse(letters, self._patience(timeout_s), answered)
-        return {s: a for s, a in found.items() if isinstance(a, Update | Refusal | NoAnswer)}
+        kept = Update | MaskedUpdate | Refusal | NoAnswer
+        return {site: answer for site, answer in found.items() if isinstance(answer, kept)}
+
+    def keys(
+        self, requests: Mapping[str, KeysRequest], *, timeout_s: float
+    ) -> dict[str, Keys | Refusal | NoAnswer]:
+        """Ask sites for keys of the secure sum, by name; return as :meth:`train` does."""
+        letters = [
+            Letter(site, self._nodes[site], request, MessageType.QUERY, Keys)
+            for site, request in requests.items()
+        ]
+        found = self._correspondence.converse(letters, self._patience(timeout_s), _nobody_watches)
+        return {s: a for s, a in found.items() if isinstance(a, Keys | Refusal | NoAnswer)}
+
+    def unmask(
+        self,
+        requests: Mapping[str, UnmaskRequest],
+        *,
+        timeout_s: float,
+        enough: Callable[[Mapping[str, Shares]], bool],
+    ) -> dict[str, Shares | Refusal | NoAnswer]:
+        """Ask sites to help open the sums of a round; return what came until it was ``enough``."""
+        letters = [
+            Letter(site, self._nodes[site], request, MessageType.QUERY, Shares)
+            for site, request in requests.items()
+        ]
+        found = self._correspondence.converse(
+            letters,
+            self._patience(timeout_s),
+            _nobody_watches,
+            enough=lambda came: enough({s: a for s, a in came.items() if isinstance(a, Shares)}),
+        )
+        return {s: a for s, a in found.items() if isinstance(a, Shares | Refusal | NoAnswer)}
 
     def evaluate(
         self, requests: Mapping[str, EvaluateRequest], *, timeout_s: float, answered: Answered
@@ -239,6 +291,15 @@ class Exchange:
                 "own; correct the site's own configuration."
             )
         self._enter(discovery, site, answer)
+
+
+def _kind_of_update(request: TrainRequest) -> type[Update] | type[MaskedUpdate]:
+    return Update if request.secure_json == NOT_SECURE else MaskedUpdate
+
+
+def _nobody_watches(site: str) -> None:
+    """Progress is of training; the light messages around it take moments."""
+    del site
 
 
 def _objection_to_card(card: SiteCard, *, task: str) -> str:

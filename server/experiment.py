@@ -13,6 +13,7 @@ from server.journal import Journal
 from server.phantom_sheets import draw_phantom_sheets
 from server.preparation import prepare_shards
 from server.report import render_table
+from server.secured import secured
 from server.simulate import simulate
 from server.summary import Summary
 from server.watching import PreparationBars, RoundBars
@@ -26,8 +27,10 @@ def run_experiment(
     Everything is written below ``out``. Raises ConfigError, DataError or RunError naming what
     cannot work and the remedy; an MLflow run that was begun is then closed as failed.
     """
-    config, started_at = loaded.run, datetime.now(UTC)
+    (config, notes), started_at = secured(loaded.run), datetime.now(UTC)
     network = check_plan(config, out=out)
+    for note in notes:
+        console.print(note, markup=False, highlight=False)
     with PreparationBars(console) as bars:
         shards = prepare_shards(loaded, data_root=data_root, out=out, watch=bars)
 

@@ -25,6 +25,7 @@ def clear_former_run(out: Path) -> None:
         models.checkpoint,
         models.best,
         models.last,
+        models.secure_round,
         models.folder / MODEL_CARD_FILE,
     ):
         path.unlink(missing_ok=True)

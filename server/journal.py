@@ -15,12 +15,18 @@ from server.central_eval import CentralResult
 from server.comparison import when
 from server.coordinate import RunResult
 from server.entries import (
+    floor_before,
     installed_versions,
+    privacy_about,
     round_entry,
+    secure_about,
     site_entries,
+    summed_evaluation_before,
     tasks_about,
     with_evaluations,
+    with_told_later,
 )
+from server.floor import floor_entry
 from server.former_run import MODEL_CARD_FILE, MODEL_FOLDER
 from server.kept_rounds import KeptRound, KeptRounds, RunNote
 from server.overlay_files import FOLDER, before_after_file, round_file
@@ -62,6 +68,7 @@ class Journal:
             started_at: When the run began, with its time zone.
         """
         self._config = config
+        self._floor = config.federation.site_floor
         self._out = out
         self._tracker = tracker
         self._cases = cases
@@ -117,9 +124,12 @@ class Journal:
 
     def keep_round(self, report: RoundReport[CentralResult]) -> None:
         """Make a round's numbers and maps durable."""
+        last = self._rounds[-1].entry if self._rounds else None
         kept = KeptRound(
-            entry=round_entry(report),
+            entry=round_entry(report, config=self._config, before=last),
             evaluations_before=report.evaluations_before,
+            summed_evaluation_before=summed_evaluation_before(report, self._config),
+            floor_before=floor_before(report, self._config),
             maps={} if report.central is None else report.central.overlays,
         )
         self._kept.write(kept)
@@ -137,16 +147,27 @@ class Journal:
         found = {**earlier, **evaluations}
         self._remember(replace(self._note, measured_round=server_round, measured=found))
         self._tracker.log_evaluations(evaluations, step=server_round)
+        self._tracker.log_floor(floor_entry(found, self._floor), step=server_round)
 
     def rounds(self) -> tuple[RoundEntry, ...]:
         """Return the entries of the finished rounds, with what the sites found a round later."""
-        found = [kept.evaluations_before for kept in self._rounds[1:]]
-        last = self._rounds[-1].entry.round if self._rounds else None
-        found.append(self._note.measured if last == self._note.measured_round else {})
+        if not self._rounds:
+            return ()
+        told = [
+            (kept.evaluations_before, kept.summed_evaluation_before, kept.floor_before)
+            for kept in self._rounds[1:]
+        ]
+        is_measured = self._rounds[-1].entry.round == self._note.measured_round
+        measured = self._note.measured if is_measured else {}
+        told.append((measured, {}, floor_entry(measured, self._floor)))
         sites = [site.name for site in self._config.sites]
         return tuple(
-            with_evaluations(kept.entry, evaluations, sites=sites)
-            for kept, evaluations in zip(self._rounds, found, strict=False)
+            with_told_later(
+                with_evaluations(kept.entry, evaluations, sites=sites),
+                floor=floor,
+                summed_evaluation=summed,
+            )
+            for kept, (evaluations, summed, floor) in zip(self._rounds, told, strict=True)
         )
 
     def keep(self, path: Path, *, folder: str = "") -> None:
@@ -241,6 +262,9 @@ class Journal:
             config_digest=config_digest(self._config),
             versions=installed_versions(),
             tasks=tasks_about(self._config),
+            privacy=privacy_about(self._config),
+            secure=secure_about(self._config),
+            site_floor=dict(self._floor),
             sites=site_entries(self._config, self._note.num_examples),
             best_round=best_round,
             rounds=self.rounds(),
@@ -261,6 +285,8 @@ class Journal:
         server_round = kept.entry.round
         self._tracker.log_round(kept.entry)
         self._tracker.log_evaluations(kept.evaluations_before, step=server_round - 1)
+        self._tracker.log_summed_evaluations(kept.summed_evaluation_before, step=server_round - 1)
+        self._tracker.log_floor(kept.floor_before, step=server_round - 1)
         for task, maps in kept.maps.items():
             self._draw_round(task, server_round, maps)
 

@@ -18,7 +18,7 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 from common.durable import read_array_file, write_array_file
 from common.errors import RunError
 from server.overlays import OverlayMap
-from server.summary import RoundEntry
+from server.summary import FloorEntry, RoundEntry
 
 FOLDER = "journal"
 _NOTE_FILE = "run.safetensors"
@@ -33,6 +33,9 @@ class KeptRound:
 
     entry: RoundEntry
     evaluations_before: Mapping[str, Mapping[str, float]]  # by site, of the round before's model
+    # Of the same model, where only sums are known: by group, means over its sites.
+    summed_evaluation_before: Mapping[str, Mapping[str, float]]
+    floor_before: FloorEntry | None  # of the same model
     maps: Maps  # empty when the round was not evaluated
 
 
@@ -62,6 +65,8 @@ class _MapNote:
 class _RoundNote:
     entry: RoundEntry
     evaluations_before: Mapping[str, Mapping[str, float]]
+    summed_evaluation_before: Mapping[str, Mapping[str, float]]
+    floor_before: FloorEntry | None
     maps: Mapping[str, Sequence[_MapNote]]
 
 
@@ -100,7 +105,13 @@ class KeptRounds:
             for number, seen in enumerate(maps)
         }
         notes = {task: [_map_note(seen) for seen in maps] for task, maps in kept.maps.items()}
-        note = _RoundNote(kept.entry, kept.evaluations_before, notes)
+        note = _RoundNote(
+            entry=kept.entry,
+            evaluations_before=kept.evaluations_before,
+            summed_evaluation_before=kept.summed_evaluation_before,
+            floor_before=kept.floor_before,
+            maps=notes,
+        )
         content: dict[str, JsonValue] = _ROUND.dump_python(note, mode="json")
         write_array_file(self._file(kept.entry.round), arrays, content)
 
@@ -127,6 +138,8 @@ class KeptRounds:
         return KeptRound(
             entry=note.entry,
             evaluations_before=note.evaluations_before,
+            summed_evaluation_before=note.summed_evaluation_before,
+            floor_before=note.floor_before,
             maps={
                 task: tuple(_map(seen, arrays[f"{task}/{n}"]) for n, seen in enumerate(notes))
                 for task, notes in note.maps.items()

@@ -9,7 +9,15 @@ from collections.abc import Iterator, Mapping
 
 from server.comparison import asked_to_train
 from server.participation import Outcome
-from server.summary import Estimates, LocalisationEntry, RoundEntry, SiteRoundEntry, TaskEntry
+from server.summary import (
+    Estimates,
+    FloorEntry,
+    LocalisationEntry,
+    RoundEntry,
+    SiteRoundEntry,
+    SumsEntry,
+    TaskEntry,
+)
 
 SUPPORT = ("support", "positives", "positive_patients")
 NOT_ALLOWED = re.compile(r"[^\w\-. :/]", re.ASCII)  # of MLflow's metric and parameter names
@@ -36,9 +44,14 @@ def _coordinator(entry: RoundEntry) -> dict[str, float | None]:
     named: dict[str, float | None] = {
         "round/wall_s": entry.wall_s,
         "round/central_s": entry.central_s,
+        "round/sent_mb": entry.sent_bytes / 1e6,
+        "round/received_mb": entry.received_bytes / 1e6,
         "round/score": entry.score,
         "round/sites": len(asked),
+        "round/epsilon": entry.epsilon,
+        "round/epsilon_run": entry.epsilon_run,
     }
+    named |= dict(_summed(entry.summed))
     for outcome in Outcome:
         if outcome is not Outcome.MEASURED:
             named[f"round/{outcome}"] = sum(site.outcome is outcome for site in asked)
@@ -54,6 +67,8 @@ def _coordinator(entry: RoundEntry) -> dict[str, float | None]:
 def _sent_by(site: SiteRoundEntry) -> dict[str, float | None]:
     named: dict[str, float | None] = {f"site/{site.site}/{n}": v for n, v in site.metrics.items()}
     named[f"site/{site.site}/seconds"] = site.seconds
+    named[f"site/{site.site}/epsilon"] = site.epsilon
+    named[f"site/{site.site}/epsilon_run"] = site.epsilon_run
     return named | _found_by(site.site, site.evaluation)
 
 
@@ -62,6 +77,35 @@ def evaluation_metrics(
 ) -> tuple[dict[str, float], ...]:
     """Return what sites found of one model by its tracked name, a part per site."""
     return tuple(_defined(_found_by(site, found)) for site, found in evaluations.items())
+
+
+def floor_metrics(floor: FloorEntry | None) -> dict[str, float]:
+    """Return by its tracked name how many sites are above the floor; {} where none could tell."""
+    if floor is None:
+        return {}
+    return {"round/sites_above_floor": floor.above, "round/sites_judged": floor.sites}
+
+
+def summed_evaluation_metrics(groups: Mapping[str, Mapping[str, float | None]]) -> dict[str, float]:
+    """Return what the sites of each group found of one model together, by its tracked name."""
+    return _defined(
+        {
+            f"summed/{group}/evaluation/{metric}": value
+            for group, found in groups.items()
+            for metric, value in found.items()
+        }
+    )
+
+
+def _summed(entry: SumsEntry | None) -> Iterator[tuple[str, float | None]]:
+    if entry is None:
+        return
+    for name, group in entry.groups.items():
+        yield f"summed/{name}/sites", group.sites
+        yield f"summed/{name}/num_examples", group.num_examples
+        yield f"summed/{name}/clipped", group.clipped
+        for metric, value in group.metrics.items():
+            yield f"summed/{name}/{metric}", value
 
 
 def _found_by(site: str, found: Mapping[str, float | None]) -> dict[str, float | None]:

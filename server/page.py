@@ -1,12 +1,12 @@
 """index.html of a run: tables and pictures that open from the folder, without any server."""
 
 import json
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
 from server.class_table import class_table
 from server.comparison import (
-    SITE_COLUMNS,
     Row,
     attendance,
     averaged_classes,
@@ -15,6 +15,7 @@ from server.comparison import (
     late_sentence,
     number,
     remarks,
+    site_columns,
     site_rows,
     standing_sentence,
     task_rows,
@@ -23,6 +24,7 @@ from server.comparison import (
 from server.definitions import DEFINITIONS, MARKS, MEASURED_ON, lead
 from server.overlay_files import before_after_file, round_files
 from server.participation import Status
+from server.protection import epsilon_columns, epsilon_rows, protection
 from server.summary import EstimateEntry, Summary
 
 PAGE_FILE = "index.html"
@@ -93,6 +95,8 @@ def write_page(summary: Summary, out: Path, *, curves: str) -> Path:
             *[_task_pictures(summary, task, out) for task in summary.tasks],
             "<h2>Round by round</h2>",
             f'<figure><img src="{escape(curves)}" alt="AUROC, energy in lesion and loss"></figure>',
+            "<h2>Privacy</h2>",
+            _privacy(summary),
             "<h2>Sites</h2>",
             _sites(summary),
             _colophon(summary),
@@ -201,13 +205,24 @@ def _task_pictures(summary: Summary, task: str, out: Path) -> str:
     return "".join(parts)
 
 
+def _privacy(summary: Summary) -> str:
+    """Say what protects patients and what does not; of a run with noise, ε by round."""
+    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in protection(summary))
+    rows = epsilon_rows(summary)
+    table = _plain_table(epsilon_columns(summary), rows) if rows else ""
+    return f"<ul>{items}</ul>{table}"
+
+
 def _sites(summary: Summary) -> str:
-    head = "".join(f"<th>{name}</th>" for name in SITE_COLUMNS)
+    return _plain_table(site_columns(summary), [row.cells for row in site_rows(summary)])
+
+
+def _plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{escape(name)}</th>" for name in columns)
     body = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row.cells) + "</tr>"
-        for row in site_rows(summary)
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>" for cells in rows
     )
-    return f"<table><tr>{head}</tr>{body}</table>"
+    return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
 
 
 def _colophon(summary: Summary) -> str:

@@ -7,13 +7,15 @@ may be the SuperLink's own.
 import logging
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from common.wire import Evaluation, Request, SiteCard, Update
+from common.record_bytes import payload_bytes
+from common.wire import Release, Request
 from server.sealing import Sealing
+from server.traffic import Traffic
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +31,7 @@ class Letter:
     node: int
     request: Request
     message_type: str  # Flower's
-    kind: type[SiteCard] | type[Update] | type[Evaluation]  # of the answer
+    kind: type[Release]  # of the answer
     is_named: bool = True  # False: `site` is the node's number, it is to say which site it is
 
 
@@ -40,6 +42,7 @@ class _Stray:
     site: str
     node: int
     until: float  # monotonic; Flower forgets it then
+    is_late: bool  # False: nothing is wrong with an answer, there were enough
 
 
 class Post:
@@ -52,6 +55,7 @@ class Post:
         self._waiting: dict[str, tuple[Letter, float]] = {}  # message → letter, when it expires
         self._strays: dict[str, _Stray] = {}
         self.late_replies = 0  # that came for letters already answered or given up
+        self.traffic = Traffic()
 
     def present(self) -> dict[int, str]:
         """Return the nodes that are connected, each with when it last connected anew."""
@@ -76,6 +80,9 @@ class Post:
         wanted += [m for m, stray in self._strays.items() if stray.node in present]
         came = []
         for reply in self._grid.pull_messages(wanted) if wanted else ():
+            if not reply.has_error():
+                came_bytes = self.traffic.received_bytes + payload_bytes(reply.content)
+                self.traffic = replace(self.traffic, received_bytes=came_bytes)
             message = reply.metadata.reply_to_message_id
             if message in self._waiting:
                 came.append((self._waiting.pop(message)[0], reply))
@@ -87,35 +94,43 @@ class Post:
         """Say whether an answer to some copy of this letter may still come."""
         return any(known is letter for known, _ in self._waiting.values())
 
-    def forget(self, letter: Letter) -> None:
-        """Wait no longer for this letter; what still comes is only counted."""
+    def forget(self, letter: Letter, *, as_late: bool = True) -> None:
+        """Wait no longer for this letter; what still comes is only counted.
+
+        Not even that where it would not be ``as_late``: the letter itself asked for no more.
+        """
         for message, (known, until) in list(self._waiting.items()):
             if known is letter:
                 del self._waiting[message]
-                self._strays[message] = _Stray(letter.site, letter.node, until)
+                self._strays[message] = _Stray(letter.site, letter.node, until, as_late)
 
     def _send(self, letters: Sequence[Letter], ttl_s: float) -> list[Letter]:
+        contents = [self._sealing.close(letter.request, site=letter.site) for letter in letters]
+        sizes = [payload_bytes(content) for content in contents]
         messages = [
             Message(
-                self._sealing.close(letter.request, site=letter.site),
+                content,
                 letter.node,
                 letter.message_type,
                 ttl=ttl_s,
             )
-            for letter in letters
+            for content, letter in zip(contents, letters, strict=True)
         ]
+        del contents
         # No message is kept here: the grid holds what it still needs, and models are large.
         stored = {message for message in self._grid.push_messages(messages) if message}
         until, taken = time.monotonic() + ttl_s, []
-        for letter, message in zip(letters, messages, strict=True):
+        for letter, message, size in zip(letters, messages, sizes, strict=True):
             if message.metadata.message_id in stored:
+                sent_bytes = self.traffic.sent_bytes + size
+                self.traffic = replace(self.traffic, sent_bytes=sent_bytes)
                 self._waiting[message.metadata.message_id] = (letter, until)
                 taken.append(letter)
         return taken
 
     def _count_late(self, stray: _Stray | None, reply: Message) -> None:
-        if reply.has_error():
-            return  # Flower's own, of a message whose time was over
+        if reply.has_error() or (stray is not None and not stray.is_late):
+            return  # an error is Flower's own, of a message whose time was over
         self.late_replies += 1
         log.warning(
             "late or duplicate reply left unused",

@@ -1,37 +1,69 @@
 """Which answers of a round are updates that can be used, and what is said of the other sites."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 from common.layers import shared
-from common.wire import Refusal, SiteCard, TrainRequest, Update
+from common.precision import Precision
+from common.wire import MaskedUpdate, Refusal, SiteCard, TrainRequest, Update
 from server.aggregate.validate import objection
 from server.awaited import NoAnswer
 from server.participation import Outcome, Reply
 
 log = logging.getLogger(__name__)
 
+SentT = TypeVar("SentT", Update, MaskedUpdate)
+
 
 def sort_out(
     requests: Mapping[str, TrainRequest],
-    answers: Mapping[str, Update | Refusal | NoAnswer],
+    answers: Mapping[str, Update | MaskedUpdate | Refusal | NoAnswer],
     *,
     cards: Mapping[str, SiteCard],
     local_layers: Sequence[str],
+    precision: Precision,
 ) -> tuple[dict[str, Update], tuple[Reply, ...]]:
     """Return the usable updates by site, and what came of every site, in the order of names.
 
-    An update is usable when it answers this request with exactly the arrays that leave a site,
-    and for the task and the number of pictures that the site's card named.
+    An update is usable when it answers this request with exactly the arrays that leave a site, in
+    the run's precision, and for the task and the number of pictures that the site's card named.
     """
-    updates: dict[str, Update] = {}
+
+    def reason_against(update: Update) -> str | None:
+        site = update.site
+        if update.precision != precision:
+            return f"it is in {update.precision}, the run's updates are in {precision}"
+        return _reason_against(requests.get(site), cards.get(site), update, local_layers)
+
+    return judged(answers, Update, reason_against)
+
+
+def judged(
+    answers: Mapping[str, Update | MaskedUpdate | Refusal | NoAnswer],
+    kind: type[SentT],
+    reason_against: Callable[[SentT], str | None],
+) -> tuple[dict[str, SentT], tuple[Reply, ...]]:
+    """Return the usable updates of one kind by site, and what came of every site.
+
+    Both in the order of names. An update is usable when there is no reason against it.
+    """
+    usable: dict[str, SentT] = {}
     replies = []
     for site, answer in sorted(answers.items()):
-        reply = _judge(requests.get(site), cards.get(site), answer, local_layers)
-        replies.append(reply)
-        if isinstance(answer, Update) and reply.outcome is Outcome.ANSWERED:
-            updates[site] = answer
+        if isinstance(answer, Refusal):
+            reply = Reply(answer.site, Outcome.REFUSED, answer.reason)
+        elif isinstance(answer, NoAnswer):
+            reply = Reply(answer.site, answer.outcome, answer.reason)
+        elif not isinstance(answer, kind):
+            reply = Reply(answer.site, Outcome.REJECTED, "it sent another kind of update")
+        elif reason := reason_against(answer):
+            reply = Reply(answer.site, Outcome.REJECTED, reason)
         else:
+            reply = Reply(answer.site, Outcome.ANSWERED, "")
+            usable[site] = answer
+        replies.append(reply)
+        if reply.outcome is not Outcome.ANSWERED:
             log.warning(
                 "site without an update",
                 extra={
@@ -41,7 +73,7 @@ def sort_out(
                     "reason": reply.reason,
                 },
             )
-    return updates, tuple(replies)
+    return usable, tuple(replies)
 
 
 def unusable_together(replies: Sequence[Reply], reason: str) -> tuple[Reply, ...]:
@@ -50,22 +82,6 @@ def unusable_together(replies: Sequence[Reply], reason: str) -> tuple[Reply, ...
         Reply(reply.site, Outcome.REJECTED, reason) if reply.outcome is Outcome.ANSWERED else reply
         for reply in replies
     )
-
-
-def _judge(
-    request: TrainRequest | None,
-    card: SiteCard | None,
-    answer: Update | Refusal | NoAnswer,
-    local_layers: Sequence[str],
-) -> Reply:
-    if isinstance(answer, Refusal):
-        return Reply(answer.site, Outcome.REFUSED, answer.reason)
-    if isinstance(answer, NoAnswer):
-        return Reply(answer.site, answer.outcome, answer.reason)
-    reason = _reason_against(request, card, answer, local_layers)
-    if reason is not None:
-        return Reply(answer.site, Outcome.REJECTED, reason)
-    return Reply(answer.site, Outcome.ANSWERED, "")
 
 
 def _reason_against(

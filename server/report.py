@@ -1,5 +1,6 @@
 """What a reviewer reads at the end of a run: a table in the terminal, report.md, index.html."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich import box
@@ -8,7 +9,6 @@ from rich.table import Table
 from rich.text import Text
 
 from server.comparison import (
-    SITE_COLUMNS,
     Row,
     attendance,
     averaged_classes,
@@ -17,6 +17,7 @@ from server.comparison import (
     late_sentence,
     number,
     remarks,
+    site_columns,
     site_rows,
     standing_sentence,
     task_rows,
@@ -27,6 +28,7 @@ from server.curves import draw_curves
 from server.definitions import DEFINITIONS, MARKS, MEASURED_ON, lead
 from server.page import PAGE_FILE, write_page
 from server.participation import Status
+from server.protection import epsilon_columns, epsilon_rows, protection
 from server.summary import Summary
 
 CURVES_FILE = "curves.png"
@@ -76,6 +78,8 @@ def render_table(summary: Summary, console: Console) -> None:
     console.print(LEGEND, style="dim", highlight=False)
     for sentence in lead(summary):
         console.print(Text(sentence, style="dim"))
+    for sentence in protection(summary):
+        console.print(Text(sentence))
     for sentence in remarks(summary):
         console.print(Text(f"≈ {sentence}", style="yellow"))
     style = STATUS_STYLE.get(summary.verdict, "bold red")
@@ -111,6 +115,8 @@ def markdown(summary: Summary) -> str:
         f"{standing_sentence(summary)} {MEASURED_ON}".strip(),
         "\n".join(f"- **{word}**: {meaning}." for word, meaning in DEFINITIONS.items()),
         *[f"- {sentence}" for sentence in remarks(summary)],
+        "## Privacy",
+        *_privacy_blocks(summary),
         "## Sites",
         *_site_lines(summary),
         "## Pictures",
@@ -159,6 +165,17 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def _site_lines(summary: Summary) -> list[str]:
-    lines = ["| " + " | ".join(SITE_COLUMNS) + " |", "|---" * len(SITE_COLUMNS) + "|"]
-    lines += ["| " + " | ".join(row.cells) + " |" for row in site_rows(summary)]
-    return ["\n".join(lines)]
+    return [_markdown_table(site_columns(summary), [row.cells for row in site_rows(summary)])]
+
+
+def _privacy_blocks(summary: Summary) -> list[str]:
+    """Return what protects patients and what does not; of a run with noise, ε by round."""
+    blocks = ["\n".join(f"- {sentence}" for sentence in protection(summary))]
+    if rows := epsilon_rows(summary):
+        blocks.append(_markdown_table(epsilon_columns(summary), rows))
+    return blocks
+
+
+def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(cells) + " |" for cells in rows)])

@@ -40,9 +40,7 @@ def train_requests(
     requests = {}
     for site, plan in plans.items():
         card = cards[site]
-        steps = steps_per_round(
-            card.num_examples, batch_size=config.train.batch_size, epochs=config.train.epochs
-        )
+        steps = _steps(config, card)
         requests[site] = TrainRequest(
             run=run,
             server_round=server_round,
@@ -75,6 +73,15 @@ def evaluate_requests(
         )
         for site, card in cards.items()
     }
+
+
+def _steps(config: RunConfig, card: SiteCard) -> int:
+    """Return a site's optimiser steps of one round; private training counts no pictures."""
+    if config.privacy.enabled:
+        return config.privacy.steps_per_round
+    return steps_per_round(
+        card.num_examples, batch_size=config.train.batch_size, epochs=config.train.epochs
+    )
 
 
 def _arrays_by_task(cards: Mapping[str, SiteCard], model: Arrays) -> dict[str, Arrays]:

@@ -1,11 +1,13 @@
 """What the rounds tell those who measure, record and watch them, and what they are told back."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
+from common.secure_sum.layout import Measure
 from common.wire import Arrays, Metrics, SiteCard
 from server.participation import Outcome, Reply
+from server.traffic import Traffic
 
 
 class CentralResult(Protocol):
@@ -38,8 +40,32 @@ class SiteRound:
     task: str
     outcome: Outcome
     reason: str
-    num_examples: int | None  # training pictures; None when no update was used
-    metrics: Metrics  # loss parts and seconds; empty when no update was used
+    num_examples: int | None  # training pictures; None when no update was used, or under masks
+    metrics: Metrics  # loss parts and seconds; empty when no update was used; under masks epsilon
+
+
+@dataclass(frozen=True)
+class SummedGroup:
+    """What the sites of one group say together in one round; nothing in it is one site's."""
+
+    sites: int  # in the sum; 0 where it stayed closed
+    reason: str  # why it stayed closed, and its layers as they were; empty when it was opened
+    num_examples: int | None = None  # training pictures of all of them; told of the trunk
+    clipped: int | None = None  # sites whose update was scaled down; likewise
+    # How many sites reach federation.site_floor, of how many that measured it; likewise. None
+    # where no floor is set or nobody measured.
+    above_floor: tuple[int, int] | None = None
+    training: Mapping[str, Measure] = field(default_factory=dict)  # loss parts; likewise
+    # Of the model that the sites were sent: that of the round before; told of tasks.
+    evaluation: Mapping[str, Measure] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SecureSums:
+    """What is known of a round whose updates were summed under masks."""
+
+    groups: Mapping[str, SummedGroup]  # "trunk", and each task whose head is summed
+    reason: str  # why the round changed nothing; empty when its sums were opened
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +81,8 @@ class RoundReport(Generic[ResultT_co]):
     # What the sites found, by name, of the model that they were sent: that of the round before.
     evaluations_before: Mapping[str, Metrics]
     wall_s: float
+    traffic: Traffic = field(default_factory=Traffic)  # in this round, with all sites together
+    summed: SecureSums | None = None  # None: the coordinator sees every site's update
 
 
 class Tracker(Protocol[ResultT_contra]):

@@ -3,22 +3,22 @@
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Generic
 
 import numpy as np
+from numpy.typing import NDArray
 
 from common.config import RunConfig
 from common.layers import refuse_unusable, tasks_with_local_head
-from common.wire import Arrays, Evaluation, Metrics, Refusal, SiteCard, TrainRequest, Update
-from server.aggregate import AGGREGATIONS
-from server.aggregate.merge import merge
-from server.awaited import NoAnswer
+from common.signing import PublicKey
+from common.wire import Arrays, Evaluation, Metrics, SiteCard
 from server.checkpoint import Checkpoint, ModelFiles, Progression, keep_state, mend_models
+from server.collecting import Collecting, PlainCollecting, SiteNumbers, Task
 from server.exchange import Discovery, Exchange
 from server.participation import Outcome, Participation, Reply
-from server.replies import sort_out, unusable_together
-from server.requests import evaluate_requests, is_measured, train_requests
+from server.replies import unusable_together
+from server.requests import evaluate_requests, is_measured
 from server.round_report import (
     CentralEvaluator,
     CentralResult,
@@ -29,6 +29,9 @@ from server.round_report import (
     SiteRound,
     Tracker,
 )
+from server.secure.collecting import SecureCollecting
+from server.secure.kept import KeptFile
+from server.site_config import told
 from server.strategies import Strategy
 
 log = logging.getLogger(__name__)
@@ -47,6 +50,7 @@ class Federation(Generic[ResultT]):
     tracker: Tracker[ResultT]
     progress: Progress
     files: ModelFiles
+    site_keys: Mapping[str, PublicKey] = field(default_factory=dict)  # that sign at the sites
     late_before: int = 0  # late answers that an earlier process of this run counted
 
     def late_replies(self) -> int:
@@ -89,13 +93,15 @@ def run_rounds(
     layers leave nothing to train together.
     """
     rounds = federation.config.federation
-    refuse_unusable(start.model, federation.config.tasks, rounds.local_layers)
-    for task in tasks_with_local_head(start.model, federation.config.tasks, rounds.local_layers):
+    local_layers = told(federation.config).federation.local_layers
+    refuse_unusable(start.model, federation.config.tasks, local_layers)
+    for task in tasks_with_local_head(start.model, federation.config.tasks, local_layers):
         log.warning(
             "every array of this task's head stays at the sites: "
             "central metrics of the task measure an untrained head",
             extra={"action": "head_untrained_centrally", "task": task},
         )
+    collecting = _collecting(federation)
     federation.strategy.restore(start.strategy)
     federation.tracker.run_started(federation.discovery.cards)
     if untrained is None:
@@ -113,13 +119,26 @@ def run_rounds(
             _measure_at_sites(federation, state)
             return Finished(state, federation.discovery.cards, was_stopped=False)
         federation = _with_latecomers(federation)
-        following = _one_round(federation, state)
+        following = _one_round(federation, collecting, state)
         if following is None:
             break
         state = following
     was_stopped = state.server_round < rounds.rounds
     log.info("stopped", extra={"action": "run_stopped", "round": state.server_round})
     return Finished(state, federation.discovery.cards, was_stopped=was_stopped)
+
+
+def _collecting(federation: Federation[ResultT]) -> Collecting:
+    run, config, exchange = federation.run, federation.config, federation.exchange
+    if not config.secure_aggregation.enabled:
+        return PlainCollecting(run=run, config=config, exchange=exchange)
+    return SecureCollecting(
+        run=run,
+        config=config,
+        exchange=exchange,
+        site_keys=federation.site_keys,
+        kept=KeptFile(federation.files.secure_round, run=run),
+    )
 
 
 def _with_latecomers(federation: Federation[ResultT]) -> Federation[ResultT]:
@@ -132,44 +151,38 @@ def _with_latecomers(federation: Federation[ResultT]) -> Federation[ResultT]:
     return replace(federation, discovery=discovery)
 
 
-def _one_round(federation: Federation[ResultT], state: Checkpoint) -> Checkpoint | None:
+def _one_round(
+    federation: Federation[ResultT], collecting: Collecting, state: Checkpoint
+) -> Checkpoint | None:
     """Return the state after one more round, None when it was stopped before all had answered."""
-    started = time.monotonic()
+    started, traffic_before = time.monotonic(), federation.exchange.traffic
     server_round = state.server_round + 1
-    cards = federation.discovery.cards
-    requests = train_requests(
-        federation.strategy.configure_train(server_round, cards),
-        cards,
-        federation.config,
-        run=federation.run,
+    task = Task(
         server_round=server_round,
         model=state.model,
+        plans=federation.strategy.configure_train(server_round, federation.discovery.cards),
+        discovery=federation.discovery,
         evaluating=_evaluating(federation, state.server_round),
     )
-    answers = _train(federation, requests, server_round)
-    updates, replies = sort_out(
-        requests,
-        {**federation.discovery.absent, **answers},
-        cards=cards,
-        local_layers=federation.config.federation.local_layers,
-    )
-    evaluations_before = {site: u.evaluation for site, u in updates.items() if u.evaluation}
-    if len(answers) < len(requests):
-        federation.tracker.sites_measured(state.server_round, evaluations_before)
+    collected = collecting.collect(task, federation.progress)
+    if not collected.is_whole:
+        federation.tracker.sites_measured(state.server_round, collected.evaluations_before)
         return None
-    model = state.model
-    changed = len(updates) >= federation.config.federation.min_sites
-    if changed:
-        following_model, reason = _moved(federation, model, updates)
+    model, replies, numbers = state.model, collected.replies, collected.numbers
+    reason = collected.reason
+    if collected.change:
+        following_model, reason = _moved(federation, model, collected.change)
         if reason is None:
             model = following_model
         else:
-            changed, updates, replies = False, {}, unusable_together(replies, reason)
-            log.warning(
-                "the model stays as it is: %s",
-                reason,
-                extra={"action": "model_unchanged", "round": server_round},
-            )
+            replies, numbers = unusable_together(replies, reason), {}
+    changed = reason is None
+    if not changed:
+        log.warning(
+            "the model stays as it is: %s",
+            reason,
+            extra={"action": "model_unchanged", "round": server_round},
+        )
     central = _measure(federation, model, server_round)
     following = replace(
         state,
@@ -182,20 +195,22 @@ def _one_round(federation: Federation[ResultT], state: Checkpoint) -> Checkpoint
     )
     report = RoundReport(
         server_round=server_round,
-        sites=_site_rounds(federation, replies, updates),
+        sites=_site_rounds(federation, replies, numbers),
         changed_model=changed,
         central=central,
         is_best=following.progression.best_round == server_round,
         model=model,
-        evaluations_before=evaluations_before,
+        evaluations_before=collected.evaluations_before,
         wall_s=time.monotonic() - started,
+        traffic=federation.exchange.traffic.since(traffic_before),
+        summed=collected.sums,
     )
     _keep_and_tell(federation, following, report, replies)
     return following
 
 
 def _moved(
-    federation: Federation[ResultT], model: Arrays, updates: Mapping[str, Update]
+    federation: Federation[ResultT], model: Arrays, change: Mapping[str, NDArray[np.float64]]
 ) -> tuple[Arrays, str | None]:
     """Return the next model, and why it cannot be used, or None when it can.
 
@@ -203,9 +218,8 @@ def _moved(
     strategy then stands where it stood before.
     """
     strategy, before = federation.strategy, federation.strategy.state()
-    aggregation = AGGREGATIONS.get(federation.config.federation.aggregation)
     with np.errstate(over="ignore", invalid="ignore"):
-        moved = strategy.aggregate_train(model, merge(list(updates.values()), model, aggregation))
+        moved = strategy.aggregate_train(model, change)
     for name, array in {**moved, **strategy.state()}.items():
         if not np.isfinite(array).all():
             strategy.restore(before)
@@ -231,18 +245,6 @@ def _round_zero(
     return state
 
 
-def _train(
-    federation: Federation[ResultT], requests: Mapping[str, TrainRequest], server_round: int
-) -> dict[str, Update | Refusal | NoAnswer]:
-    rules = federation.config.federation
-    federation.progress.round_started(server_round, rounds=rules.rounds, sites=list(requests))
-    return federation.exchange.train(
-        requests,
-        timeout_s=rules.round_timeout_s,
-        answered=federation.progress.site_answered,
-    )
-
-
 def _evaluating(federation: Federation[ResultT], server_round: int) -> Sequence[str]:
     """Return the sites that measure the model of a round."""
     config = federation.config
@@ -264,6 +266,13 @@ def _measure_at_sites(federation: Federation[ResultT], state: Checkpoint) -> Non
     config, cards = federation.config, federation.discovery.cards
     sites = _evaluating(federation, state.server_round)
     if not sites:
+        return
+    if config.secure_aggregation.enabled:
+        # An evaluation by itself would tell of one site what the sums hide.
+        log.info(
+            "the last model is measured centrally only: updates are summed under masks",
+            extra={"action": "not_measured_at_sites", "round": state.server_round},
+        )
         return
     federation.progress.evaluating(state.server_round, sites=sites)
     requests = evaluate_requests(
@@ -305,17 +314,18 @@ def _progression(
 def _site_rounds(
     federation: Federation[ResultT],
     replies: Sequence[Reply],
-    updates: Mapping[str, Update],
+    numbers: Mapping[str, SiteNumbers],
 ) -> tuple[SiteRound, ...]:
     tasks = {site.name: site.task for site in federation.config.sites}
+    unknown = SiteNumbers(num_examples=None, metrics={})
     return tuple(
         SiteRound(
             site=reply.site,
             task=tasks[reply.site],
             outcome=reply.outcome,
             reason=reply.reason,
-            num_examples=updates[reply.site].num_examples if reply.site in updates else None,
-            metrics=updates[reply.site].metrics if reply.site in updates else {},
+            num_examples=numbers.get(reply.site, unknown).num_examples,
+            metrics=numbers.get(reply.site, unknown).metrics,
         )
         for reply in replies
     )

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from flwr.app import RecordDict
 
+from common.digests import text_digest
 from common.envelope import decode_signed_answer, encode_signed_request, sign_request
 from common.manifest import SignedManifest
 from common.signing import PrivateKey, PublicKey
@@ -13,6 +14,10 @@ from common.wire import AnswerT, Refusal, Request, decode_answer, encode
 
 class Sealing(Protocol):
     """Closes a request for one site and opens what comes back."""
+
+    def run_digest(self, config_json: str) -> str:
+        """Return the digest by which the sites of a secure sum know that all are in one run."""
+        ...
 
     def close(self, request: Request, *, site: str) -> RecordDict:
         """Return what is sent."""
@@ -27,6 +32,10 @@ class Sealing(Protocol):
 
 class Unsealed:
     """Sites that are processes of this machine."""
+
+    def run_digest(self, config_json: str) -> str:
+        """Return the digest of the configuration, which is all that the sites know of the run."""
+        return text_digest(config_json)
 
     def close(self, request: Request, *, site: str) -> RecordDict:
         """Return the bare message."""
@@ -51,6 +60,11 @@ class Signed:
         self._manifest = manifest
         self._run_key = run_key
         self._site_keys = dict(site_keys)
+
+    def run_digest(self, config_json: str) -> str:
+        """Return the digest of the manifest, which holds the configuration."""
+        del config_json
+        return self._manifest.digest
 
     def close(self, request: Request, *, site: str) -> RecordDict:
         """Return the request with manifest and signature."""

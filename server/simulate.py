@@ -12,7 +12,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -36,6 +36,7 @@ from flwr.supercore.telemetry import EventType
 from common.config import RunConfig
 from common.errors import ConfigError, DataError, RunError
 from common.local_site import SITES_VARIABLE, LocalSite, write_sites
+from common.signing import PrivateKey
 from server.checkpoint import ModelFiles
 from server.coordinate import Instruments, RunResult, server_app
 from server.round_report import (
@@ -70,13 +71,20 @@ def simulate(
     raise.
     """
     sites = _local_sites(config, shards, out)
+    keys = {site.name: PrivateKey.new() for site in sites} if _is_summed(config) else {}
     instruments = Instruments(evaluator, tracker, progress, ModelFiles(out / "model"))
     results: list[RunResult] = []
     stop = threading.Event()
-    app = server_app(config, instruments, stop=stop.is_set, finished=results.append)
+    app = server_app(
+        config,
+        instruments,
+        site_keys={site: key.public for site, key in keys.items()},
+        stop=stop.is_set,
+        finished=results.append,
+    )
     with _engine_folder() as folder, _quiet_flower(), _environment_kept(), _interruptible(stop):
         sites_file = folder / "sites.json"
-        write_sites(sites_file, sites)
+        write_sites(sites_file, _with_keys(sites, keys, folder))
         os.environ[SITES_VARIABLE] = str(sites_file)
         try:
             _start_ray(config, len(sites), folder)
@@ -116,6 +124,28 @@ def _local_sites(config: RunConfig, shards: Mapping[str, Path], out: Path) -> tu
             )
         )
     return tuple(sites)
+
+
+def _is_summed(config: RunConfig) -> bool:
+    return config.secure_aggregation.enabled
+
+
+def _with_keys(
+    sites: Sequence[LocalSite], keys: Mapping[str, PrivateKey], folder: Path
+) -> tuple[LocalSite, ...]:
+    """Give every site a key to sign with, for this run only, and the public keys of all.
+
+    Real sites make their keys themselves and pin each other's. Here all are of one machine.
+    """
+    if not keys:
+        return tuple(sites)
+    public = tuple((site, key.public.text) for site, key in sorted(keys.items()))
+    given = []
+    for site in sites:
+        path = folder / "keys" / f"{site.name}.key"
+        keys[site.name].write(path)
+        given.append(site.model_copy(update={"signing_key": path, "site_keys": public}))
+    return tuple(given)
 
 
 def _resources(config: RunConfig) -> dict[str, ConfigRecordValues]:

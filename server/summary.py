@@ -14,12 +14,14 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from common.errors import DataError
 from common.metrics.estimate import Estimate
+from common.privacy_config import Unit
 from server.participation import Outcome, Status
 
-SCHEMA_VERSION: Literal[2] = 2
+SCHEMA_VERSION: Literal[3] = 3
 FILE_NAME = "summary.json"
 
 NotNegative = Annotated[int, Field(ge=0)]
+Epsilon = Annotated[float, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0)]
 Standing = Literal["better", "worse", "unclear"]
 
@@ -104,10 +106,39 @@ class SiteRoundEntry(Entry):
     site: str
     outcome: Outcome
     reason: str  # empty when it answered
-    num_examples: NotNegative | None
+    num_examples: NotNegative | None  # null where it is in the sum only
     seconds: Seconds | None
+    epsilon: Epsilon | None  # by its own ledger: all runs on its data; null: no noise, or not told
+    epsilon_run: Epsilon | None  # of it, this run alone
     metrics: dict[str, float | None]  # loss parts and what else the contract lets a site report
     evaluation: dict[str, float | None]  # of this round's model at the site; empty: none
+
+
+class GroupEntry(Entry):
+    """What the sites of one group say together in one round; nothing in it is one site's."""
+
+    sites: NotNegative  # in the sum; 0 where it was not opened
+    of: NotNegative  # sites of the run that make up the group
+    reason: str  # why it was not opened; empty when it was
+    num_examples: NotNegative | None  # training pictures of all of them; null: not told
+    clipped: NotNegative | None  # sites whose update was scaled down; null: not told
+    # Means of loss parts in this round, over at least `min_group` sites.
+    metrics: dict[str, float | None]
+
+
+class SumsEntry(Entry):
+    """What a round under secure sums tells of its sites."""
+
+    groups: dict[str, GroupEntry]  # `trunk` of all sites, a task of those with its head
+    reason: str  # why the round changed nothing; empty when it did
+    evaluation: dict[str, dict[str, float | None]]  # group → likewise, of this round's model
+
+
+class FloorEntry(Entry):
+    """How many sites find a round's model good enough, by `site_floor`."""
+
+    above: NotNegative  # sites that reach the floor in every metric that has one
+    sites: NotNegative  # that measured all of these
 
 
 class RoundEntry(Entry):
@@ -116,9 +147,34 @@ class RoundEntry(Entry):
     round: NotNegative
     wall_s: Seconds
     central_s: Seconds | None  # of it, measuring on the reference sets; None: not measured
+    sent_bytes: NotNegative  # to all sites together, without any framing
+    received_bytes: NotNegative  # from them
     score: float | None  # mean of the tasks' scores
     central: dict[str, TaskEntry]  # empty when this round was not evaluated
     sites: tuple[SiteRoundEntry, ...]
+    epsilon: Epsilon | None  # the largest that any site has reported until now, over all its runs
+    epsilon_run: Epsilon | None  # likewise, of this run alone
+    floor: FloorEntry | None  # null: there is no floor, or no site could tell
+    summed: SumsEntry | None  # null: the server sees each site's update
+
+
+class PrivacyAbout(Entry):
+    """How the sites' updates are noised: DP-SGD, see configs/default.yaml."""
+
+    unit: Unit  # whose presence stays in doubt
+    noise_multiplier: float  # σ, in clip norms
+    clip_norm: float
+    sample_rate: float
+    steps_per_round: NotNegative
+    delta: float
+    not_covered: tuple[str, ...]  # what leaves a site and no epsilon bounds, in words
+
+
+class SecureAbout(Entry):
+    """How the sites' updates are summed under masks."""
+
+    min_group: NotNegative  # sites in a sum, at least
+    local_heads: tuple[str, ...]  # tasks whose heads stay at their sites
 
 
 class TaskAbout(Entry):
@@ -144,7 +200,7 @@ class TrackingEntry(Entry):
 class Summary(Entry):
     """A run from its first to its last round."""
 
-    schema_version: Literal[2]
+    schema_version: Literal[3]
     name: str
     run: str  # name and a random part, the same in messages; the name alone if it broke off
     verdict: Status
@@ -157,6 +213,9 @@ class Summary(Entry):
     config_digest: str
     versions: dict[str, str]
     tasks: dict[str, TaskAbout]
+    privacy: PrivacyAbout | None  # null: no differential privacy, updates carry no noise
+    secure: SecureAbout | None  # null: who runs the server sees each site's update
+    site_floor: dict[str, float]  # metric → the least a site should find; empty: no floor
     sites: tuple[SiteEntry, ...]
     best_round: NotNegative | None
     rounds: tuple[RoundEntry, ...]

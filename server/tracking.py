@@ -25,8 +25,13 @@ from PIL import Image
 
 from common.config import RunConfig
 from common.errors import RunError
-from server.metric_names import evaluation_metrics, parts_of
-from server.summary import RoundEntry, TrackingEntry
+from server.metric_names import (
+    evaluation_metrics,
+    floor_metrics,
+    parts_of,
+    summed_evaluation_metrics,
+)
+from server.summary import FloorEntry, RoundEntry, TrackingEntry
 from server.tracked_params import flattened
 
 log = logging.getLogger(__name__)
@@ -130,6 +135,16 @@ class Tracker:
         """Track what sites found, by name, of the model of one round."""
         for part in evaluation_metrics(evaluations):
             self.log_metrics(part, step=step)
+
+    def log_floor(self, floor: FloorEntry | None, *, step: int) -> None:
+        """Track how many sites find the model of one round good enough."""
+        self.log_metrics(floor_metrics(floor), step=step)
+
+    def log_summed_evaluations(
+        self, groups: Mapping[str, Mapping[str, float]], *, step: int
+    ) -> None:
+        """Track what the sites of each group found of the model of one round, as means."""
+        self.log_metrics(summed_evaluation_metrics(groups), step=step)
 
     def log_metrics(self, values: Mapping[str, float], *, step: int) -> None:
         """Track numbers, whose names must be valid (see ``metric_names``)."""

@@ -77,7 +77,7 @@ def launch(
     from server.operations.launch import launch as start  # noqa: PLC0415 - brings Flower
 
     named = [name.strip() for name in sites.split(",") if name.strip()]
-    folder = start(
+    launched = start(
         home,
         config,
         sites=named,
@@ -86,12 +86,15 @@ def launch(
         days=days,
         now=datetime.now(UTC),
     )
+    name = launched.folder.name
     if as_json:
-        click.echo(json.dumps({"run": folder.name}))
+        click.echo(json.dumps({"run": name, "notes": launched.notes}))
     else:
-        click.echo(f"run {folder.name} started")
-        click.echo(f"watch it:  fovea status {folder.name} --watch")
-    _follow_if(follow, home, folder.name)
+        click.echo(f"run {name} started")
+        for note in launched.notes:
+            click.echo(note)
+        click.echo(f"watch it:  fovea status {name} --watch")
+    _follow_if(follow, home, name)
 
 
 @click.command()

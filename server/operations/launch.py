@@ -35,6 +35,7 @@ from server.operations.order import (
     write_order,
 )
 from server.operations.start import UncertainStartError, start, write_launched
+from server.secured import secured
 from server.site_config import told
 
 SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "file")  # MLflow's
@@ -67,6 +68,15 @@ class PlannedRun:
     order: Order
     config: RunConfig
     manifest: SignedManifest
+    notes: tuple[str, ...]  # what the coordinator should know of it, a sentence each
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A run that has begun."""
+
+    folder: RunFolder
+    notes: tuple[str, ...]  # what the coordinator should know of it, a sentence each
 
 
 def launch(
@@ -78,7 +88,7 @@ def launch(
     data_root: Path | None,
     days: int | None,
     now: datetime,
-) -> RunFolder:
+) -> Launched:
     """Start a run of a configuration with these sites and no other.
 
     Args:
@@ -109,7 +119,7 @@ def launch(
         except BaseException:
             shutil.rmtree(folder.root)
             raise
-    return folder
+    return Launched(folder, planned.notes)
 
 
 def plan_run(
@@ -126,7 +136,7 @@ def plan_run(
     federation = read_federation(home.federation_file)
     loaded = load_config(config, overrides)
     named = _named_sites(loaded.run, sites, read_admitted(home), now)
-    run_config = restricted(loaded.run, named)
+    run_config, notes = secured(restricted(loaded.run, named))
     whole = LoadedConfig(run=run_config, root=loaded.root, path=loaded.path)
     manifest = _manifest(
         run_config,
@@ -146,7 +156,8 @@ def plan_run(
         data_root=data_root.resolve() if data_root else None,
         launched_at=now,
     )
-    return PlannedRun(order, run_config, sign_manifest(manifest, read_private_key(home.run_key)))
+    signed = sign_manifest(manifest, read_private_key(home.run_key))
+    return PlannedRun(order, run_config, signed, notes)
 
 
 def write_run(folder: RunFolder, planned: PlannedRun) -> None:

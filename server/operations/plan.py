@@ -7,31 +7,18 @@ from pathlib import Path
 from common.config import AnySource, PoolSource, ReferenceConfig, RunConfig
 from common.config_file import LoadedConfig
 from common.digests import architecture_digest
-from common.errors import ConfigError
-from common.layers import unmatched_prefixes
 from common.model.arrays import array_names, read_arrays
-from common.model.network import build_network
-from server.aggregate import AGGREGATIONS
+from server.planned_network import planned_network
 from server.preparation import REFERENCE, open_sources
-from server.strategies import STRATEGIES
 
 
 def planned_architecture(config: RunConfig) -> str:
     """Return the digest of the whole network's architecture.
 
-    Raises ConfigError or ModelError for a strategy, aggregation, network or local layers that
-    cannot work.
+    Raises ConfigError or ModelError for a plan that cannot work, see :func:`planned_network`.
     """
-    STRATEGIES.get(config.federation.strategy)(config)
-    AGGREGATIONS.get(config.federation.aggregation)
-    network = build_network(config.model, config.task_table(), seed=config.seed)
-    names = array_names(network)
-    if unmatched := unmatched_prefixes(names, config.federation.local_layers):
-        raise ConfigError(
-            f"federation.local_layers: no array's name starts with {unmatched[0]!r}. Names look "
-            f"like {names[0]!r} and {names[-1]!r}."
-        )
-    return architecture_digest(read_arrays(network, names))
+    network = planned_network(config)
+    return architecture_digest(read_arrays(network, array_names(network)))
 
 
 def check_reference(loaded: LoadedConfig, *, data_root: Path | None) -> None:

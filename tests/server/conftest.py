@@ -99,6 +99,8 @@ def make_summary() -> MakeSummary:
             reason="",
             num_examples=80,
             seconds=1.5,
+            epsilon=None,
+            epsilon_run=None,
             metrics={"total": 0.5},
             evaluation={"auroc": 0.8},
         )
@@ -107,7 +109,7 @@ def make_summary() -> MakeSummary:
         )
         entries = [task_entry(skill=skill, pictures=pictures) for skill in skills]
         return Summary(
-            schema_version=2,
+            schema_version=3,
             name="tiny",
             run="tiny-0123abcd",
             verdict=Status.PARTIAL,
@@ -127,6 +129,9 @@ def make_summary() -> MakeSummary:
                     generated=True,
                 )
             },
+            privacy=None,
+            secure=None,
+            site_floor={},
             sites=(
                 SiteEntry(name="north", task="chestx", num_examples=80),
                 SiteEntry(name="harbour", task="chestx", num_examples=None),
@@ -137,9 +142,15 @@ def make_summary() -> MakeSummary:
                     round=number,
                     wall_s=2.0,
                     central_s=1.0,
+                    sent_bytes=2_000_000,
+                    received_bytes=1_000_000,
                     score=entry.score,
                     central={"chestx": entry},
                     sites=(site, refused) if number else (),
+                    epsilon=None,
+                    epsilon_run=None,
+                    floor=None,
+                    summed=None,
                 )
                 for number, entry in enumerate(entries)
             ),

@@ -44,7 +44,7 @@ def seconds_of_children() -> float:
 
 
 COMMANDS = (
-    "simulate show dashboard provision admit retire renew sites serve launch runs status stop"
+    "simulate show modes dashboard provision admit retire renew sites serve launch runs status stop"
 )
 
 

@@ -166,9 +166,28 @@ def leave_closing(folder: RunFolder) -> None:
     kept = KeptRounds(folder.out)
     for number in (0, 1, 2):
         entry = RoundEntry(
-            round=number, wall_s=1.0, central_s=None, score=None, central={}, sites=()
+            round=number,
+            wall_s=1.0,
+            central_s=None,
+            sent_bytes=2_000_000,
+            received_bytes=1_000_000,
+            score=None,
+            central={},
+            sites=(),
+            epsilon=None,
+            epsilon_run=None,
+            floor=None,
+            summed=None,
         )
-        kept.write(KeptRound(entry, evaluations_before={}, maps={}))
+        kept.write(
+            KeptRound(
+                entry,
+                evaluations_before={},
+                summed_evaluation_before={},
+                floor_before=None,
+                maps={},
+            )
+        )
     began = datetime.now(UTC).isoformat()
     kept.write_note(RunNote(began, "0" * 32, 2, {"north": 5}, 2, {"north": {"auroc": 0.75}}))
 

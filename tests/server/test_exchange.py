@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from uuid import uuid4
 
 import numpy as np
@@ -23,11 +23,16 @@ from common.manifest import SignedManifest
 from common.signing import PrivateKey
 from common.wire import (
     Answer,
+    Keys,
+    KeysRequest,
+    MaskedUpdate,
     QueryRequest,
     Refusal,
     RefusalCode,
+    Shares,
     SiteCard,
     TrainRequest,
+    UnmaskRequest,
     Update,
     decode_any_request,
     encode,
@@ -427,6 +432,80 @@ def test_looks_for_replies_grow_rarer(grid: ScriptedGrid) -> None:
     assert pauses[0] < 0.15
     assert len(pauses) < 20  # every 0.05 s it would be 30
     assert pauses[-1] > 2 * pauses[0]
+
+
+# Light messages of the secure sum
+
+
+def keys_request() -> KeysRequest:
+    return KeysRequest("run", 2, "{}", "{}")
+
+
+def unmask(
+    exchange: Exchange, *, needed: int, timeout_s: float = 20.0
+) -> dict[str, Shares | Refusal | NoAnswer]:
+    requests = dict.fromkeys(TASKS, UnmaskRequest("run", 2, "{}", "{}"))
+    return exchange.unmask(requests, timeout_s=timeout_s, enough=lambda came: len(came) >= needed)
+
+
+def sharing(site: str) -> Behave:
+    shares = Shares("run", 2, site, TASKS[site], "{}")
+    return lambda _request, _times: shares
+
+
+def test_keys_are_asked_for_and_a_no_belongs_to_its_site(grid: ScriptedGrid) -> None:
+    no = Refusal("valley", RefusalCode.FORBIDDEN, "north is not pinned here")
+    given = Keys("run", 2, "north", "chestx", "{}")
+    grid.behaviour = {100: lambda _request, _times: given, 101: lambda _request, _times: no}
+
+    requests = dict.fromkeys(TASKS, keys_request())
+    answers = exchange_over(grid).keys(requests, timeout_s=5.0)
+
+    assert vars(answers["north"]) == vars(given)
+    assert vars(answers["valley"]) == vars(no)
+    assert {message.metadata.message_type for message in grid.messages} == {"query"}
+
+
+def test_a_masked_update_is_what_an_opened_round_is_answered_by_and_no_other(
+    grid: ScriptedGrid,
+) -> None:
+    masked = MaskedUpdate("run", 2, "north", "chestx", "{}", {"trunk": np.ones(3, np.uint32)})
+    grid.behaviour[100] = lambda _request, _times: masked
+    opened = replace(train_request(), secure_json='{"keys":[]}')
+
+    exchange = exchange_over(grid)
+    answers = exchange.train(dict.fromkeys(TASKS, opened), timeout_s=5.0, answered=lambda _: None)
+
+    assert isinstance(answers["north"], MaskedUpdate)
+    bare = answers["valley"]
+    assert isinstance(bare, NoAnswer)
+    assert bare.outcome is Outcome.REJECTED
+    assert "expected 'masked-update', got 'update'" in bare.reason
+
+
+def test_nobody_is_waited_for_once_there_are_shares_enough(grid: ScriptedGrid) -> None:
+    grid.behaviour = {100: sharing("north"), 101: lambda _request, _times: None}
+    exchange = exchange_over(grid)
+    begun = time.monotonic()
+
+    answers = unmask(exchange, needed=1)
+
+    assert set(answers) == {"north"}
+    assert time.monotonic() - begun < 2.0
+    # What the others still send is as good as asked for: it is not counted as late.
+    grid.answer_late(101, Shares("run", 2, "valley", "retina", "{}"))
+    train(exchange, "north")
+    assert exchange.late_replies == 0
+
+
+def test_a_site_that_is_away_has_its_grace_when_its_shares_are_needed(grid: ScriptedGrid) -> None:
+    grid.behaviour = {100: sharing("north"), 101: sharing("valley")}
+    del grid.connected[101]
+
+    answers = unmask(exchange_over(grid, grace_s=0.3), needed=2)
+
+    assert isinstance(answers["north"], Shares)
+    assert answers["valley"] == NoAnswer("valley", Outcome.MISSING, "its node was not connected")
 
 
 class SignedGrid(ScriptedGrid):

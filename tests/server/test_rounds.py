@@ -22,17 +22,21 @@ from client.state import LocalState
 from common.config import RunConfig
 from common.config_file import canonical_json, config_digest, load_config
 from common.datasets.card import DataCard, DuplicateCount, PartCount, PixelRange
-from common.errors import RunError
+from common.errors import ConfigError, RunError
 from common.evaluate import TaskReport
 from common.wire import (
     Arrays,
     EvaluateRequest,
     Evaluation,
+    Keys,
+    KeysRequest,
     Metrics,
     Refusal,
     RefusalCode,
+    Shares,
     SiteCard,
     TrainRequest,
+    UnmaskRequest,
     Update,
 )
 from server.checkpoint import NOTHING_EVALUATED, Checkpoint, ModelFiles, load_checkpoint
@@ -103,6 +107,12 @@ class SummingSite:
             EXAMPLES[self.name], 1, {"total": 0.5, "seconds": 0.1},
             {"mean": mean_of(request.arrays)} if request.evaluates else {}, change,
         )  # fmt: skip
+
+    def keys(self, request: KeysRequest) -> Keys | Refusal:
+        return Refusal(self.name, RefusalCode.UNABLE, f"no keys for round {request.server_round}")
+
+    def unmask(self, request: UnmaskRequest) -> Shares | Refusal:
+        return Refusal(self.name, RefusalCode.UNABLE, f"no sum in round {request.server_round}")
 
     def evaluate(self, request: EvaluateRequest) -> Evaluation | Refusal:
         self.evaluated.append(request.server_round)
@@ -346,6 +356,42 @@ def test_a_site_is_sent_the_trunk_and_its_own_head_and_its_place_in_the_schedule
     sent = everyone[0].requests[1]
     assert set(sent.arrays) == {"trunk.w", "heads.chestx.w"}
     assert (sent.global_step, sent.total_steps) == (6, 18)  # 10 pictures: 3 steps, twice a round
+
+
+def test_private_training_counts_its_steps_from_the_configuration_and_no_pictures(
+    everyone: list[SummingSite], tmp_path: Path
+) -> None:
+    config = run_config("privacy.enabled=true", "privacy.steps_per_round=7")
+
+    run_whole(federation(config, everyone, tmp_path), start(config))
+
+    places = {(s.requests[1].global_step, s.requests[1].total_steps) for s in everyone}
+    assert places == {(7, 21)}
+
+
+def test_sites_that_give_no_keys_for_the_secure_sum_leave_the_model_as_it_is(
+    everyone: list[SummingSite], tmp_path: Path
+) -> None:
+    config = run_config("federation.rounds=1", "secure_aggregation.enabled=true")
+    made = federation(config, everyone, tmp_path)
+
+    last = run_whole(made, start(config))
+
+    assert outcomes(reports(made)[1])["north"] == (Outcome.REFUSED, "no keys for round 0")
+    assert not last.model["trunk.w"].any()
+    summed = reports(made)[1].summed
+    assert summed is not None
+    assert summed.reason == "0 sites gave keys for the secure sum, 3 are needed"
+    # Nobody was asked to train, nor for a measurement that would be one site's own.
+    assert not everyone[0].requests
+    assert not everyone[0].evaluated
+
+
+def test_a_secure_sum_needs_the_key_that_every_site_signs_with(tmp_path: Path) -> None:
+    config = run_config("secure_aggregation.enabled=true")
+
+    with pytest.raises(ConfigError, match="the key that site"):
+        coordinated(config, tmp_path, resume=start(config))
 
 
 def test_a_crashing_site_is_named_and_the_round_goes_on(tmp_path: Path) -> None:
@@ -930,6 +976,7 @@ def coordinated(config: RunConfig, out: Path, *, resume: Checkpoint) -> RunResul
         run="run",
         nodes={site: 100 + number for number, site in enumerate(TASKS)},
         sealing=Unsealed(),
+        site_keys={},
         stop=lambda: False,
         resume=resume,
     )

@@ -5,19 +5,25 @@ from dataclasses import replace
 import numpy as np
 from flwr.app import Context
 
-from client.app import SiteTrainer, client_app, trainer_of_this_machine
+from client.app import client_app, site_of_this_machine
+from client.site_trainer import AnsweringSite
 from common.wire import (
     EvaluateRequest,
     Evaluation,
+    Keys,
+    KeysRequest,
+    MaskedUpdate,
     Refusal,
+    Shares,
     SiteCard,
     TrainRequest,
+    UnmaskRequest,
     Update,
 )
 
 
 class Misbehaving:
-    def __init__(self, site: str, inner: SiteTrainer) -> None:
+    def __init__(self, site: str, inner: AnsweringSite) -> None:
         self.site, self.inner = site, inner
 
     def describe(self) -> SiteCard:
@@ -26,7 +32,13 @@ class Misbehaving:
     def evaluate(self, request: EvaluateRequest) -> Evaluation | Refusal:
         return self.inner.evaluate(request)
 
-    def train(self, request: TrainRequest) -> Update | Refusal:
+    def keys(self, request: KeysRequest) -> Keys | Refusal:
+        return self.inner.keys(request)
+
+    def unmask(self, request: UnmaskRequest) -> Shares | Refusal:
+        return self.inner.unmask(request)
+
+    def train(self, request: TrainRequest) -> Update | MaskedUpdate | Refusal:
         if self.site == "north":
             raise MemoryError("the graphics card is on fire")
         answer = self.inner.train(request)
@@ -37,9 +49,9 @@ class Misbehaving:
         return answer
 
 
-def trainer_for(context: Context) -> tuple[str, SiteTrainer]:
-    site, trainer = trainer_of_this_machine(context)
-    return site, Misbehaving(site, trainer)
+def site_for(context: Context) -> tuple[str, AnsweringSite]:
+    site, inner = site_of_this_machine(context)
+    return site, Misbehaving(site, inner)
 
 
-app = client_app(trainer_for)
+app = client_app(site_for)

@@ -19,7 +19,7 @@ from server.operations.launch import PlannedRun, plan_run, write_run
 from server.operations.order import pinned_run_keys, read_order
 from server.operations.resuming import resume
 from server.operations.run_status import Phase, read_status, write_status
-from tests.server.operations.coordinators import Registry, admission_file
+from tests.server.operations.coordinators import PHANTOM, Registry, admission_file
 
 SITES = {"north": "chestx", "valley": "retina"}
 
@@ -72,6 +72,30 @@ def test_planned_run_says_nothing_of_where_pictures_and_numbers_lie(
     assert [site.name for site in manifest.config.sites] == ["north"]
 
 
+def test_heads_with_too_few_sites_for_a_sum_are_local_by_the_signed_manifest(
+    home: CoordinatorHome, run_file: Path, tmp_path: Path
+) -> None:
+    sites = {"north": "chestx", "valley": "retina", "coast": "pathoscan"}
+    for site, task in sites.items():
+        admission = read_admission(admission_file(tmp_path, site, task))
+        admit(home, admission, Registry(), datetime.now(UTC))
+    others = [f"tasks.{task}={{labels: null}}" for task in ("retina", "pathoscan")]
+    others += [f"reference.{t}={{source: {PHANTOM}}}" for t in ("retina", "pathoscan")]
+
+    planned = plan(
+        home, run_file, *others, "secure_aggregation.enabled=true", sites=",".join(sites)
+    )
+
+    tasks = tuple(planned.config.tasks)
+    assert set(tasks) == set(sites.values())
+    for task, note in zip(tasks, planned.notes, strict=True):
+        assert note.startswith(f"{task}: 1 site, fewer than 3: its head stays at its sites")
+    local_layers = tuple(f"heads.{task}." for task in tasks)
+    manifest = open_manifest(planned.manifest, run_keys=pinned_run_keys(home))
+    assert manifest.config.federation.local_layers == local_layers
+    assert planned.config.federation.local_layers == local_layers
+
+
 def test_written_run_is_read_as_it_was_planned(staffed: CoordinatorHome, run_file: Path) -> None:
     planned = plan(staffed, run_file)
     order, loaded = read_order(written(staffed, planned))
@@ -106,6 +130,8 @@ def test_retired_site_is_refused(staffed: CoordinatorHome, run_file: Path) -> No
     [
         ("federation.strategy=fedavgg", "Did you mean 'fedavg'?"),
         ("federation.aggregation=medain", "Did you mean 'median'?"),
+        ("privacy.enabled=true", "Set federation.aggregation to uniform-mean."),
+        ("secure_aggregation.enabled=true", "secure_aggregation.min_group is 3, the run has 1"),
         ("federation.local_layers=[nothing.]", "no array's name starts with 'nothing.'"),
         ("tracking.uri=htpp://x", "unknown scheme 'htpp'. Did you mean 'http'?"),
         ("tracking.uri=http:///x", "the host is missing"),

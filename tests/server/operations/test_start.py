@@ -35,7 +35,8 @@ def staffed(home: CoordinatorHome, tmp_path: Path) -> CoordinatorHome:
 
 
 def launched(home: CoordinatorHome, config: Path) -> RunFolder:
-    return launch(home, config, sites=["north"], overrides=(), data_root=None, days=None, now=NOW)
+    begun = launch(home, config, sites=["north"], overrides=(), data_root=None, days=None, now=NOW)
+    return begun.folder
 
 
 def test_run_that_flower_started_without_saying_so_is_kept_and_goes_on(
