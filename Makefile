@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 OUT ?= out/demo
 
 .DEFAULT_GOAL := check
-.PHONY: help env demo dashboard test test-slow test-gpu test-deployment check fix lint types imports bench bench-loading bench-round check-looks check-deploy proto clean
+.PHONY: help env demo dashboard test test-slow test-gpu test-deployment check fix lint types imports bench bench-loading bench-round bench-private bench-secure bench-precision bench-privacy check-looks audit-privacy check-deploy proto clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -65,8 +65,23 @@ bench-loading: $(STAMP) ## pictures per second from the prepared shard and from 
 bench-round: $(STAMP) ## what a round costs beside training, against a plain Flower app; writes out/bench-round.json
 	$(BIN)/python tests/benchmarks/round.py --out out/bench-round.json
 
+bench-private: $(STAMP) ## what a step of private training costs beside a plain one; writes out/bench-private.json
+	$(BIN)/python tests/benchmarks/private.py --out out/bench-private.json
+
+bench-secure: $(STAMP) ## what the secure sum costs against updates in the open; writes out/bench-secure.json
+	$(BIN)/python tests/benchmarks/secure.py --out out/bench-secure.json
+
+bench-precision: $(STAMP) ## accuracy beside bytes of smaller updates; writes out/bench-precision.json
+	$(BIN)/python tests/benchmarks/precision.py --out out/bench-precision.json
+
+bench-privacy: $(STAMP) ## accuracy and localisation under masks and noise, a quarter of an hour; writes out/bench-privacy.json
+	$(BIN)/python tests/benchmarks/privacy.py --out out/bench-privacy.json
+
 check-looks: $(STAMP) ## does the model look at the lesion, or only say so? SLOW=1: all variants, three seeds
 	$(BIN)/python -m common.studies.looks --out out/looks $(if $(SLOW),--slow)
+
+audit-privacy: $(STAMP) ## attack updates and models, with and without protection, a quarter of an hour
+	$(BIN)/fovea audit-privacy --out out/audit
 
 check-deploy: $(STAMP) ## validate deploy/ with whatever validators this machine has
 	bash deploy/validate.sh

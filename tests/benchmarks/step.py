@@ -7,7 +7,6 @@ comes from separate processes, because it cannot be taken back within one.
 """
 
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -138,7 +137,16 @@ def peak_mb(size: str, name: str) -> float:
         step(name)
     if device().type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10  # Linux counts KiB
+    return peak_resident_mb()
+
+
+def peak_resident_mb() -> float:
+    """Return this process's own peak memory.
+
+    Not ru_maxrss: Linux hands a parent's peak on to the process that it starts.
+    """
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(status.split("VmHWM:")[1].split()[0]) / 2**10  # KiB
 
 
 def peak_in_child_mb(size: str, name: str) -> float:
