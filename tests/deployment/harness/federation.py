@@ -150,11 +150,11 @@ class Site:
         self.trainer.kill()
 
     def audit(self) -> list[dict[str, Any]]:
-        """Return the records of its audit log."""
+        """Return the records of its audit log, as far as whole lines go."""
         path = self.home / "trainer" / "audit" / "audit.jsonl"
         if not path.exists():
             return []
-        return [json.loads(line) for line in path.read_text().splitlines()]
+        return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """Return the audited events of one kind."""
@@ -349,17 +349,30 @@ class Federation:
             content[key] = value
         path.write_text(yaml.safe_dump(content, sort_keys=False))
 
-    def edit_policy(self, name: str, **bounds: object) -> None:
-        """Change the bounds of what a site allows, while it runs."""
+    def edit_policy(self, name: str, section: str = "bounds", **rules: object) -> None:
+        """Change a section of what a site allows, while it runs."""
         path = self.root / name / "trainer" / "policy.yaml"
         before = yaml.safe_load(path.read_text())
-        self._edit(path, {"bounds": before["bounds"] | bounds})
+        self._edit(path, {section: before[section] | rules})
 
     def edit_site(self, name: str, section: str, **changes: object) -> None:
         """Change a section of a site's own settings; its trainer reads them when it starts."""
         path = self.root / name / "trainer" / "site.yaml"
         before = yaml.safe_load(path.read_text())
         self._edit(path, {section: before[section] | changes})
+
+    def pin_peers(self, *names: str) -> None:
+        """Have each of these sites pin all others, with the fingerprints they read out."""
+        shown = [json.loads(self.fovea_site(name, "peers", "show", "--json")) for name in names]
+        for name in names:
+            for other in shown:
+                if other["site"] != name:
+                    self.fovea_site(name, "peers", "add", other["site"], other["fingerprint"])
+
+    def ledger(self, name: str, run: str) -> list[dict[str, Any]]:
+        """Return what a site's ledger holds of a run."""
+        lines = self.fovea_site(name, "ledger", "export").splitlines()
+        return [entry for entry in map(json.loads, lines) if entry["run"] == run]
 
     # --- runs ------------------------------------------------------------------------------
 
@@ -373,6 +386,11 @@ class Federation:
     def approve(self, run: str, sites: Sequence[str]) -> None:
         """Approve a run at every site as soon as it waits there."""
         for name in sites:
+            wait_until(
+                f"{name} hears of {run}",
+                lambda name=name: any(r.get("run") == run for r in self.sites[name].audit()),
+                within_s=90,
+            )
             wait_until(
                 f"{name} knows of {run}",
                 lambda name=name: run in self.fovea_site(name, "waiting", "--json"),
