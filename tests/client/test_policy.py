@@ -192,6 +192,7 @@ def test_examples_of_a_run_are_allowed_up_to_the_bound() -> None:
 
 def test_a_round_with_noise_goes_over_the_pictures_as_often_as_it_draws_them() -> None:
     wish = {"privacy__enabled": True, "privacy__sample_rate": 0.25, "privacy__steps_per_round": 12}
+    wish |= {"federation__aggregation": "uniform-mean"}
     ask = replace(TRAIN, manifest=a_manifest(a_config(**wish, train__epochs=1)))
     assert answer(ask, a_policy(max_local_epochs=3)) is None
     reason = forbidden(answer(ask, a_policy(max_local_epochs=2)))

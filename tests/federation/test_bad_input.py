@@ -171,8 +171,6 @@ def simulate(data: Path, out: Path, sites: dict[str, str], reference: str) -> Ra
     program = [sys.executable, "-c", "from server.cli import main; main()"]
     places = ["--data", str(data), "--out", str(out), "--json"]
     command = [*program, "simulate", str(DEMO), *places, *settings(sites, reference)]
-    # A site keeps this layer for itself: where a file blocks its folder, that must fail.
-    command += ["--set", "federation.local_layers=[heads.chestx]"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
     path = out / "summary.json"
     assert path.is_file(), done.stderr
@@ -203,13 +201,14 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     return simulate(data, out, sites, manifest("reference.csv"))
 
 
-def test_failing_site_is_named_and_the_verdict_is_partial(ran: Ran) -> None:
+def test_site_without_a_ledger_takes_no_part_and_the_verdict_is_partial(ran: Ran) -> None:
+    """What leaves is written down first: where that cannot be done, not even a data card leaves."""
     assert ran.exit_code == 3
     assert ran.summary.verdict == "PARTIAL"
     (reason,) = ran.summary.reasons
-    assert reason.startswith("site harbour failed in round 1: ")
+    assert reason.startswith("site harbour did not answer in round 1: ")
     outcomes = {site.site: site.outcome for site in ran.summary.rounds[1].sites}
-    assert outcomes == {"north": "answered", "harbour": "failed"}
+    assert outcomes == {"north": "answered", "harbour": "missing"}
     assert "harbour" in ran.stderr
 
 
