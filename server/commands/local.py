@@ -8,7 +8,6 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from common.config_file import load_config
 from common.errors import FoveaError
 from server.commands.failing import EXIT_BY_VERDICT, fail, overrides_option
 from server.comparison import between
@@ -42,6 +41,8 @@ def simulate(
     3 the run is partial, 4 the run failed.
     """
     console = Console(stderr=as_json)
+    from common.config_file import load_config  # noqa: PLC0415 - the whole schema
+
     try:
         loaded = load_config(config, overrides)
         out = (out or Path("out") / loaded.run.name).resolve()

@@ -115,14 +115,12 @@ def test_an_empty_draw_is_a_step_of_noise(
     result, change = train(network, shard, run)
 
     assert result.num_steps == 1
-    # Adam's first step moves everything by the learning rate, whichever way the noise points.
-    for name in parameters_of(network, task):
-        torch.testing.assert_close(
-            change[name].abs(),
-            torch.full_like(change[name], run.train.learning_rate),
-            rtol=0.05,
-            atol=0,
-        )
+    # Adam's first step moves everything by the learning rate, whichever way the noise points;
+    # but for the rare number whose noise is as small as the epsilon that Adam divides by.
+    moved = torch.cat([change[name].abs().flatten() for name in parameters_of(network, task)])
+    rate = run.train.learning_rate
+    assert bool((moved > 0).all())
+    assert float(((moved - rate).abs() < 0.05 * rate).float().mean()) > 0.999
 
 
 def test_the_same_request_gives_another_update_each_time(shard: Shard, config: RunConfig) -> None:
