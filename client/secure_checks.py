@@ -9,12 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from pydantic import ValidationError
-
 from client.secure_memory import Masked, RoundMemory
 from client.trust import Denial
 from common.config import RunConfig
-from common.errors import TrustError, WireError
+from common.errors import TrustError
 from common.layers import TRUNK
 from common.secure_sum.context import model_digests
 from common.secure_sum.groups import groups_of_task
@@ -176,16 +174,6 @@ def against_unmasking(
             yield untrusted(f"survivor {survivor} has not signed that it masked for this round")
     if len(survivors) < masked.needed:
         yield _forbidden(f"{len(survivors)} sites survived, opening the sums takes {masked.needed}")
-
-
-def config_in(text: str) -> RunConfig:
-    """Return the configuration that a request holds. Raises WireError naming what is wrong."""
-    try:
-        return RunConfig.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"]) or "the whole"
-        raise WireError(f"config: {key}: {first['msg']}.") from error
 
 
 def out_of_order(reason: str) -> Denial:

@@ -19,13 +19,13 @@ from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
+from client.request_config import config_in
 from client.secure_checks import (
     Terms,
     against_context,
     against_members,
     against_opening,
     against_unmasking,
-    config_in,
     out_of_order,
     unreadable,
     untrusted,

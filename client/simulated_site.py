@@ -9,12 +9,10 @@ what must last lies in the site's folder.
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import lru_cache
-
-from pydantic import ValidationError
 
 from client.ledger import Ledger
 from client.outgoing import at_precision
+from client.request_config import config_in
 from client.secure_checks import Terms
 from client.secure_member import SecureMember
 from client.site_trainer import SiteTrainer
@@ -30,7 +28,7 @@ from client.without_noise import (
 )
 from common.config import RunConfig
 from common.digests import message_digest, text_digest
-from common.errors import ConfigError, WireError
+from common.errors import ConfigError
 from common.local_site import LocalSite
 from common.signing import PublicKey, public_key, read_private_key
 from common.wire import (
@@ -86,7 +84,7 @@ class SimulatedSite:
 
     def train(self, request: TrainRequest) -> Update | MaskedUpdate | Refusal:
         """Run one round; spend its noise before anything leaves, and mask where it is summed."""
-        config = _config_of(request.config_json)
+        config = config_in(request.config_json)
         is_summed = config.secure_aggregation.enabled
         if is_summed != (request.secure_json != NOT_SECURE):
             return self._refuse("the request and the run disagree on whether updates are masked")
@@ -107,7 +105,7 @@ class SimulatedSite:
 
     def evaluate(self, request: EvaluateRequest) -> Evaluation | Refusal:
         """Measure a model, where the run lets one site's numbers be seen."""
-        if _config_of(request.config_json).secure_aggregation.enabled:
+        if config_in(request.config_json).secure_aggregation.enabled:
             return self._refuse("in a run whose updates are masked no site's measurement leaves")
         answer = self._trainer.evaluate(request)
         if isinstance(answer, Evaluation):
@@ -159,7 +157,7 @@ class SimulatedSite:
 
     def _terms(self, request: TrainRequest | KeysRequest | UnmaskRequest) -> Terms:
         """Return on what terms it is in a run's sums: there is no policy or manifest here."""
-        config = _config_of(request.config_json)
+        config = config_in(request.config_json)
         return Terms(
             peers=self._peers(),
             least=config.secure_aggregation.min_group,
@@ -173,15 +171,3 @@ class SimulatedSite:
 
     def _refuse(self, reason: str) -> Refusal:
         return Refusal(self._site.name, RefusalCode.FORBIDDEN, reason)
-
-
-@lru_cache(maxsize=1)
-def _config_of(config_json: str) -> RunConfig:
-    try:
-        return RunConfig.model_validate_json(config_json)
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"]) or "the whole"
-        raise WireError(
-            f"config-json: {key}: {first['msg']}. Both ends must run the same Fovea version."
-        ) from error

@@ -10,18 +10,18 @@ from functools import cached_property, lru_cache
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from torch import Tensor
 
 from client.local_step import LocalResult, NonFiniteLossError, train_locally
 from client.parallel import ParallelTraining
+from client.request_config import config_in
 from client.state import LocalState, Making
 from common.config import RunConfig
 from common.datasets.loader import batches
 from common.datasets.shard import Shard, open_shard
 from common.device import chosen_device
 from common.digests import architecture_digest
-from common.errors import DataError, ModelError, WireError
+from common.errors import DataError, ModelError
 from common.evaluate import TaskReport, evaluate, measure, released_metrics
 from common.layers import held_by, is_local, shared
 from common.local_site import LocalSite
@@ -89,7 +89,7 @@ class Trainer:
         Where the request asks for it the model that came with it is measured first; a site that
         has nothing to measure it on trains all the same.
         """
-        config = _config_of(request.config_json)
+        config = config_in(request.config_json)
         if reason := self._reason_against(config, request.arrays, "train"):
             return self._refuse(reason)
         if config.privacy.enabled and (reason := self._reason_against_noise(config)):
@@ -120,7 +120,7 @@ class Trainer:
 
     def evaluate(self, request: EvaluateRequest) -> Evaluation | Refusal:
         """Measure the global model, with this site's local layers, on the validation split."""
-        config = _config_of(request.config_json)
+        config = config_in(request.config_json)
         if reason := self._reason_against(config, request.arrays, "val"):
             return self._refuse(reason)
         state = self._state(config, request)
@@ -347,21 +347,8 @@ def _reason_to_keep(change: Arrays) -> str | None:
 
 
 @lru_cache(maxsize=1)
-def _config_of(config_json: str) -> RunConfig:
-    """Read a request's configuration. Raises WireError naming the first key that differs."""
-    try:
-        return RunConfig.model_validate_json(config_json)
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"]) or "the whole"
-        raise WireError(
-            f"config-json: {key}: {first['msg']}. Both ends must run the same Fovea version."
-        ) from error
-
-
-@lru_cache(maxsize=1)
 def _architecture_of(config_json: str) -> str:
-    network = _network_of(_config_of(config_json))
+    network = _network_of(config_in(config_json))
     return architecture_digest(read_arrays(network, array_names(network)))
 
 
