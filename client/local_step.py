@@ -127,7 +127,7 @@ def train_together(
     network.train()
     # Other tasks' heads get no gradient and must not decay either.
     trained = parameters_of(network, task)
-    optimiser = optimiser_of(list(trained.values()), train)
+    optimiser = optimiser_of(trained, train)
     held = [(trained[name], anchor) for name, anchor in anchors.items()] if proximal_mu else []
     sums = torch.zeros(len(fields(LossParts)), dtype=torch.float64, device="cpu")
     seen, taken = 0, 0

@@ -43,4 +43,6 @@ def on_device(batch: Batch, device: torch.device) -> Batch:
         target=batch.target.to(device, non_blocking=True),
         roi_coverage=batch.roi_coverage.to(device, non_blocking=True),
         has_roi=batch.has_roi.to(device, non_blocking=True),
+        concept_target=batch.concept_target.to(device, non_blocking=True),
+        concept_coverage=batch.concept_coverage.to(device, non_blocking=True),
     )

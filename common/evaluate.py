@@ -7,6 +7,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from common.concept_evaluation import (
+    ConceptPredictions,
+    ConceptReport,
+    ConceptWatch,
+    measure_concepts,
+)
 from common.config import EvaluationConfig
 from common.datasets.loader import eval_batches
 from common.datasets.sample import Batch
@@ -47,6 +53,7 @@ class TaskPredictions:
     localised: tuple[LocalisedCase, ...]  # one per picture and positive logit
     loss: dict[str, float]  # mean over pictures of each part, before weighting; may be NaN
     kept_maps: Mapping[int, NDArray[np.float32]]  # picture in the shard → signed maps (T, h, w)
+    concepts: ConceptPredictions | None  # None: the network or the shard knows no signs
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +69,7 @@ class TaskReport:
     # Per logit, mean over pictures of |context| / (|Σ map| + |context|), in [0, 1]; None for a
     # logit without a context part, and for a diverged model.
     context_share: dict[str, float | None]
+    concepts: ConceptReport | None
 
     @property
     def score(self) -> float | None:
@@ -117,6 +125,7 @@ def evaluate(
     answers: list[NDArray[np.float32]] = []
     localised: list[LocalisedCase] = []
     kept: dict[int, NDArray[np.float32]] = {}
+    signs = ConceptWatch(shard, task)
     sums = np.zeros(len(LOSS_PARTS))
     was_training = network.training
     network.eval()
@@ -131,6 +140,7 @@ def evaluate(
                 context.append(output.context.cpu().numpy())
                 answers.append(chance.cpu().numpy())
                 sums += _loss_sums(output, batch, task=task, config=loss, device=device)
+                signs.see(output, pictures)
                 maps = output.maps.cpu().numpy()  # (B, T, h, w)
                 for index, picture_maps in zip(pictures.tolist(), maps, strict=True):
                     localised += _localised(shard, index, picture_maps, task)
@@ -149,6 +159,7 @@ def evaluate(
         localised=tuple(localised),
         loss=dict(zip(LOSS_PARTS, (sums / len(indices)).tolist(), strict=True)),
         kept_maps=kept,
+        concepts=signs.predictions(indices),
     )
 
 
@@ -181,6 +192,9 @@ def measure(predicted: TaskPredictions, *, config: EvaluationConfig, seed: int) 
         ),
         loss={part: finite_or_none(value) for part, value in predicted.loss.items()},
         context_share=_context_shares(predicted),
+        concepts=None
+        if predicted.concepts is None
+        else measure_concepts(predicted.concepts, config=config, draws=draws),
     )
 
 
@@ -244,6 +258,8 @@ def _loss_sums(
         target=batch.target.to(device),
         roi_coverage=batch.roi_coverage.to(device),
         has_roi=batch.has_roi.to(device),
+        concept_target=batch.concept_target.to(device),
+        concept_coverage=batch.concept_coverage.to(device),
     )
     parts = total_loss(output, here, task=task, config=config)
     return np.array([float(getattr(parts, name)) for name in LOSS_PARTS]) * len(batch)

@@ -29,6 +29,11 @@ def held_by(task: str, names: Iterable[str]) -> list[str]:
     return [name for name in names if group_of(name) in (TRUNK, task)]
 
 
+def is_of_concepts(name: str) -> bool:
+    """Say whether an array belongs to a task's concept heads, ``heads.<task>.concepts.*``."""
+    return name.startswith(_HEADS) and name.split(".")[2:3] == ["concepts"]
+
+
 def is_local(name: str, local_layers: Sequence[str]) -> bool:
     """Say whether the configuration keeps an array at the site (by name prefix)."""
     return any(name.startswith(prefix) for prefix in local_layers)

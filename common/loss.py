@@ -1,8 +1,8 @@
-"""The training loss: classification, coherent attention, evidence that agrees with the ROI.
+"""The training loss: classification, coherent attention, evidence that agrees with the ROI, signs.
 
-L = L_cls + λ_att · L_att + λ_sal · L_sal. Every part is a mean over pictures of a term that
-depends on one picture only, so that per-sample gradients (and with them differential privacy)
-are well defined: no part is divided by anything counted in the batch.
+L = L_cls + λ_att · L_att + λ_sal · L_sal + λ_con · L_con. Every part is a mean over pictures of a
+term that depends on one picture only, so that per-sample gradients (and with them differential
+privacy) are well defined: no part is divided by anything counted in the batch.
 """
 
 import math
@@ -30,6 +30,7 @@ class LossParts:
     classification: Tensor
     attention: Tensor
     saliency: Tensor
+    concept: Tensor
 
 
 def total_loss(output: Output, batch: Batch, *, task: Task, config: LossConfig) -> LossParts:
@@ -40,6 +41,7 @@ def total_loss(output: Output, batch: Batch, *, task: Task, config: LossConfig) 
         classification=parts.classification.mean(),
         attention=parts.attention.mean(),
         saliency=parts.saliency.mean(),
+        concept=parts.concept.mean(),
     )
 
 
@@ -67,11 +69,20 @@ def sample_losses(output: Output, batch: Batch, *, task: Task, config: LossConfi
         if config.lambda_sal > 0
         else zero
     )
+    concept = (
+        concept_loss(output, batch, config=config)
+        if config.lambda_con > 0 and output.concept_logits.shape[1] * batch.concept_target.shape[1]
+        else zero
+    )
     return LossParts(
-        total=classification + config.lambda_att * attention + config.lambda_sal * saliency,
+        total=classification
+        + config.lambda_att * attention
+        + config.lambda_sal * saliency
+        + config.lambda_con * concept,
         classification=classification,
         attention=attention,
         saliency=saliency,
+        concept=concept,
     )
 
 
@@ -96,6 +107,30 @@ def classification_loss(
         reduction="none",
     )
     return torch.where(known, terms, 0.0).mean(dim=1)
+
+
+def concept_loss(output: Output, batch: Batch, *, config: LossConfig) -> Tensor:
+    """Binary cross-entropy of known concepts and their maps' disagreement with their places, (B,).
+
+    Σ over known concepts of the cross-entropy, over K, the number of the task's concepts whether
+    known or not, + λ_sal · the disagreement of :func:`saliency_loss` over the concepts that are
+    there and outlined. Exactly zero, with zero gradient, for a picture without a concept label.
+    """
+    target = batch.concept_target
+    terms = functional.binary_cross_entropy_with_logits(
+        output.concept_logits, target.nan_to_num(0.0), reduction="none"
+    )
+    seen = torch.where(target.isnan(), 0.0, terms).mean(dim=1)
+    if config.lambda_sal == 0:
+        return seen
+    roi = roi_weight(batch.concept_coverage, coverage_threshold=config.coverage_threshold)
+    placed = _disagreement(
+        output.concept_gate * functional.softplus(output.concept_evidence),
+        roi,
+        counts=target > 0,  # NaN > 0 is False
+        overlap_weight=config.overlap_weight,
+    )
+    return seen + config.lambda_sal * placed
 
 
 def attention_loss(
@@ -129,8 +164,20 @@ def saliency_loss(
     overlap keeps it from collapsing into one cell. Exactly zero, with zero gradient, for a
     picture without such a logit.
     """
-    roi = roi_weight(batch.roi_coverage, coverage_threshold=coverage_threshold).flatten(2)
-    counts = batch.has_roi & (batch.target > 0) & (roi.sum(dim=2) > 0)  # NaN > 0 is False
+    roi = roi_weight(batch.roi_coverage, coverage_threshold=coverage_threshold)
+    counts = batch.has_roi & (batch.target > 0)  # NaN > 0 is False
+    return _disagreement(saliency, roi, counts=counts, overlap_weight=overlap_weight)
+
+
+def _disagreement(
+    saliency: Tensor, weight: Tensor, *, counts: Tensor, overlap_weight: float
+) -> Tensor:
+    """Return the mean over a picture's maps that count of both terms, (B, T, h, w) -> (B,).
+
+    ``counts``, (B, T), says which maps count, where their region has any weight at all.
+    """
+    roi = weight.flatten(2)
+    counts = counts & (roi.sum(dim=2) > 0)
     energy = saliency.flatten(2)  # (B, T, N)
     outside = 1 - (energy * roi).sum(dim=2) / (energy.sum(dim=2) + _EPSILON)
     relative = energy / (energy.amax(dim=2, keepdim=True) + _EPSILON)

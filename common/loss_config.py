@@ -16,6 +16,7 @@ class LossConfig(BaseModel):
 
     lambda_att: NotNegative  # weight of the attention's spatial coherence
     lambda_sal: NotNegative  # weight of the evidence's agreement with the ROI
+    lambda_con: NotNegative  # weight of the concepts' loss where their labels are known
     overlap_weight: NotNegative  # of (1 - soft Dice) within the saliency part
     entropy_weight: NotNegative  # of the normalised entropy within the attention part
     coverage_threshold: Share  # ROI share of a token cell from which on it counts fully

@@ -54,6 +54,7 @@ class ModelConfig(BaseModel):
     evidence_from: Literal["cnn", "transformer"]
     gate_from: Literal["transformer", "local"]
     context_labels: dict[str, tuple[str, ...]]  # task -> logits with an additive context part
+    concepts: dict[str, bool]  # task -> whether it has heads for its signs (common/concepts.py)
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> "ModelConfig":

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from common.concepts import CONCEPTS
 from common.errors import ConfigError
 from common.registry import unknown_name
 
@@ -43,6 +44,7 @@ class Task:
     channels: int  # stored channels: 1 grey, 3 colour; the network always sees 3
     lesion_roi_kinds: tuple[str, ...]  # ROI kinds that localisation may be scored on
     anatomy_roi_kinds: tuple[str, ...]  # never scored as lesions
+    concepts: tuple[str, ...] = ()  # signs with a head of their own, of common.concepts
 
     @property
     def num_logits(self) -> int:
@@ -67,6 +69,10 @@ class Task:
         return self.logit_names
 
 
+def _names(task: str) -> tuple[str, ...]:
+    return tuple(concept.name for concept in CONCEPTS[task])
+
+
 TASKS: dict[str, Task] = {
     "chestx": Task(
         name="chestx",
@@ -79,6 +85,7 @@ TASKS: dict[str, Task] = {
         channels=1,
         lesion_roi_kinds=("lesion_mask", "lesion_box"),
         anatomy_roi_kinds=("organ_mask_lung", "region_mask_normal"),
+        concepts=_names("chestx"),
     ),
     "retina": Task(
         name="retina",
@@ -90,6 +97,7 @@ TASKS: dict[str, Task] = {
         channels=3,
         lesion_roi_kinds=("lesion_mask", "lesion_box"),
         anatomy_roi_kinds=("optic_disc",),
+        concepts=_names("retina"),
     ),
     "pathoscan": Task(
         name="pathoscan",
@@ -101,6 +109,7 @@ TASKS: dict[str, Task] = {
         channels=3,
         lesion_roi_kinds=("lesion_mask", "lesion_box"),
         anatomy_roi_kinds=("region_mask_normal",),
+        concepts=_names("pathoscan"),
     ),
 }
 

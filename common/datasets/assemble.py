@@ -88,6 +88,7 @@ def write_shard(
         fingerprint=fingerprint,
         task=task.name,
         labels=task.labels,
+        concepts=task.concepts,
         parts=tuple(parts),
         region_kind=tuple(region.kind for region in regions),
         region_name=tuple(region.name for region in regions),
@@ -143,6 +144,7 @@ def _arrays(
     regions = [region for read in reads for region in read.regions]
     return {
         "targets": targets,
+        "concepts": np.array([read.concepts for read in reads], dtype=np.float32),
         "patients": np.array(patients, dtype=np.int32),
         "part": part,
         "region_image": np.repeat(

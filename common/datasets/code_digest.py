@@ -33,7 +33,8 @@ PIXEL_LIBRARIES = (
 def code_digest() -> str:
     """Return a digest of all modules that decide a shard's content."""
     here = Path(__file__).parent
-    return _digest([*sorted(here.rglob("*.py")), here.parent / "preprocess.py"])
+    beside = [here.parent / "preprocess.py", here.parent / "concepts.py"]
+    return _digest([*sorted(here.rglob("*.py")), *beside])
 
 
 @cache

@@ -62,6 +62,7 @@ def open_ebhi(
                         regions=(_region(mask, class_name=folder.name),),
                         official_split=None,
                         row=row,
+                        signs=labels.signs([folder.name]),
                     )
                 )
     return file_source(name=str(root), task=task, records=records, exclusions=exclusions)

@@ -44,7 +44,7 @@ def open_idrid(
     """Read the official folders of IDRiD (Porwal et al. 2018, doi:10.3390/data3030025).
 
     Both official parts (training and testing) are delivered, each named as the official split of
-    its pictures. IDRiD names no patients: every picture
+    its pictures. A lesion without a file is absent. IDRiD names no patients: every picture
     is its own. The segmentation part has no grades and its own numbering; a table of counterparts
     gives each picture the grade, and the patient, of the same eye in the grading part, so that a
     split by patient never parts the two. Pictures without a counterpart are counted exclusions.
@@ -79,7 +79,16 @@ def _graded(
         else:
             patient = _patient(part, name)
             records.append(
-                Record(image, patient, site, targets, regions=(), official_split=part, row=row)
+                Record(
+                    image,
+                    patient,
+                    site,
+                    targets,
+                    regions=(),
+                    official_split=part,
+                    row=row,
+                    signs=labels.signs([word]),
+                )
             )
     return records, exclusions
 
@@ -103,7 +112,19 @@ def _segmented(
         masks = root / SEGMENTATION / "2. All Segmentation Groundtruths" / image.parent.name
         regions = _regions(masks, image.stem)
         official_split = image.parent.name
-        records.append(Record(image, patient, site, targets, regions, official_split, row))
+        records.append(
+            Record(
+                image,
+                patient,
+                site,
+                targets,
+                regions,
+                official_split,
+                row,
+                outlined=_outlined(masks),
+                signs=labels.signs([word]),
+            )
+        )
     return records, exclusions
 
 
@@ -122,6 +143,11 @@ def _regions(masks: Path, name: str) -> tuple[Region, ...]:
     if path.is_file():
         regions.append(Region("optic_disc", disc, EVERY_POSITIVE_LABEL, path, None, None))
     return tuple(regions)
+
+
+def _outlined(masks: Path) -> tuple[str, ...]:
+    """Return the lesions that an official part outlines: those whose folder is there."""
+    return tuple(name for folder, (_, name) in LESIONS.items() if (masks / folder).is_dir())
 
 
 def _grades(root: Path) -> dict[Key, tuple[str, str]]:

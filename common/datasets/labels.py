@@ -42,6 +42,9 @@ class LabelTable(BaseModel):
     set_aside: list[str] = []  # a picture with one of these words is left out
     # Multi-label only: the labels that a lesion region without a name outlines; None: every label.
     masks_outline: list[str] | None = None
+    concepts: Mapping[str, list[str]] = {}  # the source's word → concepts that it asserts, or none
+    # Concepts that a picture with a word of `concepts` has not where none of its words asserts it.
+    concepts_complete: list[str] = []
 
     def targets(self, words: Sequence[str], task: Task) -> tuple[float, ...] | LeftOut:
         """Return the target vector of a picture with these words, or why it has none.
@@ -64,6 +67,19 @@ class LabelTable(BaseModel):
             return LeftOut(NO_LABEL, f"{_quoted(words)} is not about the run's labels")
         return target
 
+    def signs(self, words: Sequence[str]) -> tuple[tuple[str, bool], ...]:
+        """Return the concepts that a picture's words assert (True) or deny (False).
+
+        Words of ``all_negative`` deny every concept that the table can assert.
+        """
+        told = [self.concepts[word] for word in words if word in self.concepts]
+        asserted = {concept for concepts in told for concept in concepts}
+        denied = set(self.concepts_complete) if told else set()
+        if any(word in self.all_negative for word in words):
+            denied |= {concept for concepts in self.concepts.values() for concept in concepts}
+        known = {concept: False for concept in denied} | dict.fromkeys(asserted, True)
+        return tuple(sorted(known.items()))
+
     def logit_of(self, word: str, task: Task) -> int | LeftOut | None:
         """Return the logit that a region called ``word`` explains.
 
@@ -72,7 +88,7 @@ class LabelTable(BaseModel):
         """
         if task.num_logits == 1 and task.kind != "multi-label":
             return 0
-        if not self._names(word):
+        if not self.knows(word):
             return LeftOut(UNKNOWN_LABEL, f"region {word!r} is in no section of the label table")
         label = self.words.get(word)
         return task.labels.index(label) if label in task.labels else None
@@ -97,7 +113,7 @@ class LabelTable(BaseModel):
         self, words: Sequence[str], asserted: set[str], *, denies: bool, task: Task
     ) -> LeftOut | None:
         for word in words:
-            if not self._names(word):
+            if not self.knows(word):
                 return LeftOut(UNKNOWN_LABEL, f"{word!r} is in no section of the label table")
             if word in self.set_aside:
                 return LeftOut(SET_ASIDE, f"the label table sets {word!r} aside")
@@ -107,7 +123,8 @@ class LabelTable(BaseModel):
             return LeftOut(NO_LABEL, f"{_quoted(words)} gives no label")
         return None
 
-    def _names(self, word: str) -> bool:
+    def knows(self, word: str) -> bool:
+        """Say whether a section says what the word means for the task's labels."""
         return any(
             word in section
             for section in (self.words, self.all_negative, self.ignored, self.set_aside)
@@ -139,6 +156,14 @@ def _check(path: Path, table: LabelTable, task: Task) -> None:
     for label in table.masks_outline or ():
         if label not in every_label:
             raise ConfigError(f"{path}: masks_outline: {unknown_name('label', label, every_label)}")
+    signs = dict.fromkeys(TASKS[task.name].concepts)
+    for word, concepts in table.concepts.items():
+        if not table.knows(word):
+            raise ConfigError(
+                f"{path}: concepts.{word}: in no other section; add it to words or ignored."
+            )
+        _check_concepts(f"{path}: concepts.{word}", concepts, signs)
+    _check_concepts(f"{path}: concepts_complete", table.concepts_complete, signs)
     if task.kind == "multi-label" and table.unmentioned is None:
         raise ConfigError(f"{path}: `unmentioned` must say negative or unknown for {task.name}.")
     several = (table.unmentioned, table.all_negative, table.masks_outline)
@@ -151,6 +176,12 @@ def _check(path: Path, table: LabelTable, task: Task) -> None:
     repeated = sorted({word for word in sections if sections.count(word) > 1})
     if repeated:
         raise ConfigError(f"{path}: {repeated[0]!r} stands there twice; keep one.")
+
+
+def _check_concepts(place: str, concepts: Sequence[str], known: Mapping[str, None]) -> None:
+    for concept in concepts:
+        if concept not in known:
+            raise ConfigError(f"{place}: {unknown_name('concept', concept, dict(known))}")
 
 
 def _quoted(words: Sequence[str]) -> str:

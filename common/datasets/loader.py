@@ -1,6 +1,6 @@
 """From a shard to batches: pictures as the network sees them, regions on its token grid."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from common.config import AugmentConfig
 from common.datasets.sample import Batch
-from common.datasets.shard import Shard, lesion_masks
+from common.datasets.shard import Shard, concept_masks, lesion_masks
 from common.errors import DataError
 from common.tasks import Task
 from common.transforms import EVERY_ROW, Augmentation, Warp, jitter, normalise, random_warp
@@ -94,10 +94,12 @@ def make_batch(
     Raises:
         DataError: The shard was prepared for another task or other labels.
     """
-    if (shard.task, shard.labels) != (task.name, task.labels):
+    fits = shard.concept_names in ((), task.concepts)
+    if (shard.task, shard.labels) != (task.name, task.labels) or not fits:
         raise DataError(
-            f"the shard was prepared for {shard.task} {shard.labels}, the run asks for "
-            f"{task.name} {task.labels}; prepare it again with this configuration."
+            f"the shard was prepared for {shard.task} {shard.labels} with the concepts "
+            f"{shard.concept_names}, the run asks for {task.name} {task.labels} with "
+            f"{task.concepts}; prepare it again with this configuration."
         )
     batch, indices = len(indices), indices[rows]
     pixels = torch.from_numpy(shard.images[indices])  # (B, S, S, C) uint8
@@ -106,29 +108,43 @@ def make_batch(
     if augmentation is not None and batch:
         warp = random_warp(batch, shard.images.shape[1], augmentation, rows=rows)
         picture = jitter(warp(picture), augmentation, batch=batch, rows=rows)
-    coverage = _coverage(shard, indices, task=task, grid=grid, warp=warp)
+    lesions = [lesion_masks(shard, index, task) for index in indices.tolist()]
+    coverage = _coverage(lesions, count=task.num_logits, grid=grid, warp=warp)
+    signs = [concept_masks(shard, index, task) for index in indices.tolist()]
     return Batch(
         image=normalise(picture),
         target=torch.from_numpy(shard.targets[indices]),
         roi_coverage=coverage,
         has_roi=coverage.flatten(start_dim=2).amax(dim=2) > 0,
+        concept_target=_concept_targets(shard, indices),
+        concept_coverage=_coverage(signs, count=len(shard.concept_names), grid=grid, warp=warp),
     )
 
 
+def _concept_targets(shard: Shard, indices: NDArray[np.int64]) -> Tensor:
+    if not shard.concept_names:
+        return torch.zeros(len(indices), 0)
+    return torch.from_numpy(shard.concepts[indices])
+
+
 def _coverage(
-    shard: Shard,
-    indices: NDArray[np.int64],
+    masks_of: Sequence[Mapping[int, NDArray[np.bool_]]],
     *,
-    task: Task,
+    count: int,
     grid: tuple[int, int],
     warp: Warp | None,
 ) -> Tensor:
-    """Return (B, T, h, w): the share of each token's cell that the lesion ROI covers."""
-    coverage = torch.zeros(len(indices), task.num_logits, *grid)
+    """Return (B, count, h, w): the share of each token's cell that a mask covers.
+
+    Args:
+        masks_of: For each of the B pictures its masks (S, S), by logit or concept.
+        count: Of logits or concepts.
+        grid: (h, w) of the network's tokens.
+        warp: What was done to the pictures.
+    """
+    coverage = torch.zeros(len(masks_of), count, *grid)
     found = [
-        (row, logit, mask)
-        for row, index in enumerate(indices.tolist())
-        for logit, mask in lesion_masks(shard, index, task).items()
+        (row, logit, mask) for row, masks in enumerate(masks_of) for logit, mask in masks.items()
     ]
     if not found:
         return coverage

@@ -113,6 +113,7 @@ def _record(
         regions=regions,
         official_split=_cell(cells, columns.official_split) or None,
         row=row,
+        signs=labels.signs(words),
     )
 
 

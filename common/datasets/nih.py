@@ -55,7 +55,8 @@ def open_nih(
             detail = f"{cells[image]} is not below {config.images}"
             exclusions.append(Exclusion(MISSING_PICTURE, row, detail))
             continue
-        targets = labels.targets([word.strip() for word in cells[findings].split("|")], task)
+        words = [word.strip() for word in cells[findings].split("|")]
+        targets = labels.targets(words, task)
         if isinstance(targets, LeftOut):
             exclusions.append(left_out(row, targets))
             continue
@@ -73,6 +74,7 @@ def open_nih(
                 regions=regions,
                 official_split=splits.get(cells[image]),
                 row=row,
+                signs=labels.signs(words),
             )
         )
     return file_source(name=str(table.path), task=task, records=records, exclusions=exclusions)

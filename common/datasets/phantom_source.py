@@ -1,21 +1,36 @@
 """A source of phantom pictures: a site's patients, its scanner, and outlines for some of them."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from common.concepts import concepts_of, shows
 from common.config import PhantomSource
 from common.datasets.phantom import PHANTOMS
 from common.datasets.phantom.case import PhantomCase, Scanner, Shortcut, scanner_for
+from common.datasets.phantom.chest import NAMES
 from common.datasets.phantom.draw import LARGEST_PX, SMALLEST_PX
-from common.datasets.record import Case, CaseRegion, Exclusion
+from common.datasets.phantom.fundus_lesions import KINDS
+from common.datasets.phantom.histology import TUMOUR
+from common.datasets.record import EVERY_POSITIVE_LABEL, Case, CaseRegion, Exclusion
 from common.errors import ConfigError
 from common.tasks import Task
 
+# How the coordinator's own sets are called, and no site: theirs tell also where anatomy and marker
+# are, which a hospital would not know.
+REFERENCE = "reference-"
+
 USUAL_SIZE_PX = 256  # until preparation asks for another
+
+# Region names that phantoms of a task may show, and the finding without which they do not.
+DRAWN: Mapping[str, Mapping[str, str | None]] = {
+    "chestx": {name: finding for finding, name in NAMES.items()},
+    "retina": {name: None for name, *_ in KINDS},
+    "pathoscan": {TUMOUR: None},
+}
 
 
 @dataclass(frozen=True)
@@ -72,6 +87,7 @@ class PhantomTable:
     def load(self, index: int) -> Case:
         """Draw a picture, with its lesion masks if its patient's lesions are outlined."""
         drawn = self.draw(index)
+        is_outlined = self._number(index) in self.outlined
         regions = [
             CaseRegion(
                 kind="lesion_mask",
@@ -80,8 +96,10 @@ class PhantomTable:
                 mask=lesion.mask,
             )
             for lesion in drawn.lesions
-            if self._number(index) in self.outlined and lesion.mask.any()
+            if is_outlined and lesion.mask.any()
         ]
+        if self.site.startswith(REFERENCE):
+            regions += _layout(drawn)
         return Case(
             image=drawn.image,
             patient=self.patient(index),
@@ -89,7 +107,31 @@ class PhantomTable:
             targets=drawn.targets,
             regions=tuple(regions),
             row=f"phantom {self.site} picture {index + 1}",
+            outlined=self._drawable() if is_outlined else (),
+            signs=self._signs(drawn) if self.task.kind == "multi-label" else (),
         )
+
+    def _drawable(self) -> tuple[str, ...]:
+        """Return the concepts that a phantom of the run's labels may show."""
+        drawn = [
+            name
+            for name, label in DRAWN[self.task.name].items()
+            if label is None or label in self.task.labels
+        ]
+        return tuple(
+            concept.name
+            for concept in concepts_of(self.task.name, self.task.concepts)
+            if any(shows(concept, region=name, finding=None) for name in drawn)
+        )
+
+    def _signs(self, drawn: PhantomCase) -> tuple[tuple[str, bool], ...]:
+        """Return what findings tell of the concepts: they are known without an outline."""
+        names = [lesion.name for lesion in drawn.lesions]
+        present = {
+            concept.name: any(shows(concept, region=name, finding=None) for name in names)
+            for concept in concepts_of(self.task.name, self.task.concepts)
+        }
+        return tuple((name, present[name]) for name in self._drawable())
 
     def identity(self) -> str:
         """Return what decides every picture."""
@@ -112,6 +154,19 @@ class PhantomTable:
 
     def _number(self, index: int) -> int:
         return index // self.config.pictures_per_patient
+
+
+def _layout(drawn: PhantomCase) -> list[CaseRegion]:
+    """Return anatomy and marker as regions, where there are any."""
+    known = (
+        CaseRegion(
+            kind="anatomy_mask", name="anatomy", label=EVERY_POSITIVE_LABEL, mask=drawn.anatomy
+        ),
+        CaseRegion(
+            kind="marker_mask", name="marker", label=EVERY_POSITIVE_LABEL, mask=drawn.marker
+        ),
+    )
+    return [region for region in known if region.mask.any()]
 
 
 def open_phantom(

@@ -1,18 +1,27 @@
 """Reads a source's records one by one into preprocessed pictures, or says why not."""
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from common.concepts import concept_targets, concepts_of
 from common.config import PreprocessConfig
 from common.datasets.duplicates import Signature, signature
 from common.datasets.kept_reading import kept_or_read
 from common.datasets.picture_store import PictureStore
-from common.datasets.record import CaseRegion, Exclusion, Record, Region, Source
+from common.datasets.record import (
+    Case,
+    CaseRegion,
+    Exclusion,
+    Record,
+    Region,
+    Source,
+    finding_of,
+)
 from common.datasets.source_traits import Tabled, official_split_of
 from common.errors import DataError
 from common.preprocess import Preprocessed, preprocess
@@ -45,6 +54,7 @@ class ReadPicture:
     height: int
     regions: tuple[ReadRegion, ...]
     skipped: tuple[str, ...]
+    concepts: tuple[float, ...]  # (K,) as Task.concepts, NaN where unknown
 
 
 def read_all(
@@ -109,6 +119,7 @@ def _read(
         prepared = preprocess(case.image, masks, size_px=size_px, config=config)
     except DataError as error:
         return Exclusion(UNUSABLE, f"record {index + 1}", str(error))
+    regions = tuple(map(_described, case.regions, prepared.masks))
     read = ReadPicture(
         row=case.row,
         patient=case.patient,
@@ -117,8 +128,9 @@ def _read(
         signature=signature(case.image),
         width=case.image.shape[1],
         height=case.image.shape[0],
-        regions=tuple(map(_described, case.regions, prepared.masks)),
+        regions=regions,
         skipped=prepared.skipped,
+        concepts=_concepts(case, regions, task),
     )
     return read, prepared
 
@@ -141,6 +153,7 @@ def _kept(
         for region, outline in zip(record.regions, outlines, strict=True)
         if outline.is_marked
     ]
+    regions = tuple(_described(region, mask) for region, mask in marked)
     read = ReadPicture(
         row=record.row,
         patient=record.patient,
@@ -149,8 +162,9 @@ def _kept(
         signature=kept.signature,
         width=kept.width,
         height=kept.height,
-        regions=tuple(_described(region, mask) for region, mask in marked),
+        regions=regions,
         skipped=kept.skipped,
+        concepts=_concepts(record, regions, task),
     )
     masks = tuple(mask for _, mask in marked)
     return read, Preprocessed(image=kept.image, masks=masks, skipped=kept.skipped)
@@ -165,6 +179,15 @@ def _refuse_misfit(
             f"{task.num_logits} logits and {task.channels} channels; the source must be opened "
             "for this task."
         )
+
+
+def _concepts(told: Case | Record, regions: Sequence[ReadRegion], task: Task) -> tuple[float, ...]:
+    return concept_targets(
+        concepts_of(task.name, task.concepts),
+        regions=[(r.name, finding_of(r.kind, r.label, task)) for r in regions],
+        outlined=told.outlined,
+        signs=told.signs,
+    )
 
 
 def _described(region: CaseRegion | Region, mask: NDArray[np.bool_]) -> ReadRegion:

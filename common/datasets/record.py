@@ -8,11 +8,26 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from common.tasks import Task
+
 RoiKind = Literal[
-    "lesion_mask", "lesion_box", "region_mask_normal", "organ_mask_lung", "optic_disc"
+    "lesion_mask",
+    "lesion_box",
+    "region_mask_normal",
+    "organ_mask_lung",
+    "optic_disc",
+    "anatomy_mask",  # all of the body part that the picture is of: lungs, retina, tissue
+    "marker_mask",  # burnt into the picture, and so nothing of the patient
 ]
 
 EVERY_POSITIVE_LABEL = -1  # a region that explains whatever is positive in its picture
+
+
+def finding_of(kind: str, label: int, task: Task) -> str | None:
+    """Return the finding that a region of this kind and label explains, None where not just one."""
+    if kind not in task.lesion_roi_kinds or task.kind != "multi-label" or label < 0:
+        return None
+    return task.labels[label]
 
 
 @dataclass(frozen=True)
@@ -41,6 +56,8 @@ class Record:
     regions: tuple[Region, ...]
     official_split: str | None  # the split that the source's own tables name; None: none
     row: str  # where the row stands, for messages at the site: "index.csv row 12"
+    outlined: tuple[str, ...] = ()  # concepts of which every place is a region of this picture
+    signs: tuple[tuple[str, bool], ...] = ()  # concepts that the table's words assert or deny
 
 
 @dataclass(frozen=True)
@@ -72,6 +89,8 @@ class Case:
     targets: tuple[float, ...]
     regions: tuple[CaseRegion, ...]
     row: str
+    outlined: tuple[str, ...] = ()  # as Record
+    signs: tuple[tuple[str, bool], ...] = ()  # as Record
 
 
 class Source(Protocol):

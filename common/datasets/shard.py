@@ -1,21 +1,22 @@
 """A prepared shard: what one site (or one reference set) trains and evaluates on, memory-mapped."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from common.concepts import concepts_of, shows
 from common.datasets.card import DataCard
-from common.datasets.record import EVERY_POSITIVE_LABEL
+from common.datasets.record import EVERY_POSITIVE_LABEL, finding_of
 from common.errors import DataError
 from common.tasks import Task
 
 SITE_PARTS = ("train", "val", "test")
 REFERENCE_PARTS = ("selection", "calibration", "gate")
 
-FORMAT = 3  # of the files below; raise it when they change
+FORMAT = 4  # of the files below; raise it when they change
 META = "meta.json"
 EXCLUSIONS = "exclusions.csv"  # names rows and files: for the person at the site alone
 
@@ -40,6 +41,9 @@ class Shard:
     region_kind: tuple[str, ...]  # (M,) RoiKind
     region_name: tuple[str, ...]  # (M,) what it shows
     card: DataCard
+    # (N, K): 1 there, 0 absent, NaN unknown; without columns where no sign was looked for.
+    concepts: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    concept_names: tuple[str, ...] = ()  # (K,) Task.concepts that the columns follow
 
     def __len__(self) -> int:
         """Return the number of pictures."""
@@ -91,6 +95,27 @@ def lesion_masks(shard: Shard, index: int, task: Task) -> dict[int, NDArray[np.b
     return masks
 
 
+def concept_masks(shard: Shard, index: int, task: Task) -> dict[int, NDArray[np.bool_]]:
+    """Return, per concept that regions of this picture show, their union (S, S), by its number.
+
+    Args:
+        shard: The shard.
+        index: The picture.
+        task: The task as the run restricts it, with the labels and concepts of the shard.
+    """
+    concepts = concepts_of(task.name, shard.concept_names)
+    masks: dict[int, NDArray[np.bool_]] = {}
+    for row in shard.regions_of(index):
+        name = shard.region_name[row]
+        finding = finding_of(shard.region_kind[row], int(shard.region_label[row]), task)
+        mask: NDArray[np.bool_] | None = None  # read from disk only where a concept asks for it
+        for number, concept in enumerate(concepts):
+            if shows(concept, region=name, finding=finding):
+                mask = np.asarray(shard.region_masks[row]) > 0 if mask is None else mask
+                masks[number] = masks[number] | mask if number in masks else mask
+    return masks
+
+
 class ShardMeta(BaseModel):
     """What stands beside the arrays, in ``meta.json``."""
 
@@ -100,6 +125,7 @@ class ShardMeta(BaseModel):
     fingerprint: str | None  # of all that decided the content; None: it could not be told
     task: str
     labels: tuple[str, ...]
+    concepts: tuple[str, ...]
     parts: tuple[str, ...]
     region_kind: tuple[str, ...]
     region_name: tuple[str, ...]
@@ -118,6 +144,8 @@ def open_shard(folder: Path) -> Shard:
         labels=meta.labels,
         images=_open_array(folder / "images.npy"),
         targets=_open_array(folder / "targets.npy"),
+        concepts=_open_array(folder / "concepts.npy"),
+        concept_names=meta.concepts,
         patients=_open_array(folder / "patients.npy"),
         part=_open_array(folder / "part.npy"),
         parts=meta.parts,
@@ -128,7 +156,9 @@ def open_shard(folder: Path) -> Shard:
         region_name=meta.region_name,
         card=meta.card,
     )
-    pictures = {len(a) for a in (shard.images, shard.targets, shard.patients, shard.part)}
+    pictures = {
+        len(a) for a in (shard.images, shard.targets, shard.concepts, shard.patients, shard.part)
+    }
     regions = {
         len(a)
         for a in (shard.region_masks, shard.region_image, shard.region_label, meta.region_kind)

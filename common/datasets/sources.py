@@ -130,6 +130,8 @@ class FileSourceTable:
             targets=record.targets,
             regions=tuple(regions),
             row=record.row,
+            outlined=record.outlined,
+            signs=record.signs,
         )
 
 

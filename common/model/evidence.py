@@ -71,24 +71,25 @@ class EvidenceHead(nn.Module):
 
         All are token pictures (B, d, h', w') and may be coarser than ``grid``, (h, w).
         """
-        evidence = _per_token(self.evidence, seen)
-        scores = _on_grid(_per_token(self.gate, weighed), grid)
+        evidence = per_token(self.evidence, seen)
+        scores = on_grid(per_token(self.gate, weighed), grid)
         gate = scores.flatten(2).softmax(dim=2).reshape(scores.shape)
         context = (
             whole.new_zeros(whole.shape[0], evidence.shape[1])
             if self.context is None
             else self.context(whole.mean(dim=(2, 3))) @ self.get_buffer("context_rows")
         )
-        return Evidence(evidence=_on_grid(evidence, grid), gate=gate, context=context)
+        return Evidence(evidence=on_grid(evidence, grid), gate=gate, context=context)
 
 
-def _per_token(layer: nn.Module, tokens: Tensor) -> Tensor:
+def per_token(layer: nn.Module, tokens: Tensor) -> Tensor:
     """Apply a linear layer at every position, (B, d, h, w) -> (B, T, h, w)."""
     out: Tensor = layer(tokens.permute(0, 2, 3, 1))
     return out.permute(0, 3, 1, 2)
 
 
-def _on_grid(values: Tensor, grid: tuple[int, int]) -> Tensor:
+def on_grid(values: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Return values (B, T, h', w') on a grid (h, w), bilinear where it is finer."""
     if tuple(values.shape[-2:]) == grid:
         return values
     return functional.interpolate(values, size=grid, mode="bilinear", align_corners=False)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from common.errors import ModelError
+from common.model.concepts import ConceptHead, nothing
 from common.model.encoder import Encoder
 from common.model.evidence import EvidenceHead, Thresholds
 from common.model.locality import Locality, leak, require_local
@@ -36,6 +37,11 @@ class Output:
     attention_grid: tuple[int, int]  # N = rows * columns
     class_logits: Tensor  # (B, C) one per task.class_names; severity - θ_k for ordinal tasks
     thresholds: Tensor | None  # (G - 1,) strictly increasing, detached; ordinal tasks only
+    concept_logits: Tensor  # (B, K) = concept_maps.sum((2, 3)); K = 0 where concepts are off
+    concept_maps: Tensor  # (B, K, h, w) = gate * evidence of each concept, the exact parts
+    concept_evidence: Tensor  # (B, K, h, w)
+    concept_gate: Tensor  # (B, K, h, w), sums to 1 over positions
+    pooled: Tensor  # (B, d) mean local token, detached; what novelty is judged by
 
 
 class Trunk(nn.Module):
@@ -67,7 +73,11 @@ class Trunk(nn.Module):
 
 
 class TaskHead(nn.Module):
-    """One task's evidence head, with ordered thresholds if its target is a grade."""
+    """One task's evidence head, with ordered thresholds if its target is a grade.
+
+    ``concepts`` is built apart, after everything else and with a seed of its own, so that all
+    other weights are the same with it and without.
+    """
 
     def __init__(self, task: Task, width: int, context_labels: tuple[str, ...]) -> None:
         """Build it. Raises ModelError for context labels the task does not have."""
@@ -78,6 +88,7 @@ class TaskHead(nn.Module):
                 raise ModelError(unknown_name(f"context label of task {task.name}", label, known))
         self.parts = EvidenceHead(width, task.logit_names, context_labels)
         self.thresholds = Thresholds(len(task.class_names)) if task.kind == "ordinal" else None
+        self.concepts: ConceptHead | None = None
 
 
 class Network(nn.Module):
@@ -123,6 +134,15 @@ class Network(nn.Module):
                 whole=whole,
                 grid=(local.shape[2], local.shape[3]),
             )
+            signs = (
+                nothing(local)
+                if head.concepts is None
+                else head.concepts(
+                    seen=local,
+                    weighed=local if self.config.gate_from == "local" else whole,
+                    grid=(local.shape[2], local.shape[3]),
+                )
+            )
             maps = parts.gate * parts.evidence
             logits = maps.sum(dim=(2, 3)) + parts.context
             class_logits = logits if head.thresholds is None else head.thresholds(logits)
@@ -136,6 +156,11 @@ class Network(nn.Module):
             attention_grid=(int(whole.shape[2]), int(whole.shape[3])),
             class_logits=class_logits,
             thresholds=None if head.thresholds is None else head.thresholds.values().detach(),
+            concept_logits=signs.maps.sum(dim=(2, 3)),
+            concept_maps=signs.maps,
+            concept_evidence=signs.evidence,
+            concept_gate=signs.gate,
+            pooled=local.detach().mean(dim=(2, 3)),
         )
 
 
@@ -153,12 +178,20 @@ def build_network(config: ModelConfig, tasks: Mapping[str, Task], *, seed: int) 
     for name in config.context_labels:
         if name not in tasks and name not in TASKS:
             raise ModelError(unknown_name("task in context_labels", name, dict.fromkeys(tasks)))
+    for name in config.concepts:
+        if name not in tasks and name not in TASKS:
+            raise ModelError(unknown_name("task in concepts", name, dict.fromkeys(tasks)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "trunk"))
         network = Network(config, tasks, locality)
         for name, task in tasks.items():
             torch.manual_seed(derive_seed(seed, "head", name))
             network.heads[name] = TaskHead(task, config.width, config.context_labels.get(name, ()))
+        for name, task in tasks.items():
+            if config.concepts.get(name) and task.concepts:
+                torch.manual_seed(derive_seed(seed, "concepts", name))
+                head = cast(TaskHead, network.heads[name])
+                head.concepts = ConceptHead(config.width, len(task.concepts))
     weights = config.encoder.pretrained
     if isinstance(weights, str) and kind_of(weights) is WeightsKind.NETWORK:
         load_weights(network, weights, heads_may_differ=True)

@@ -1,12 +1,13 @@
 """The optimiser of one round and its learning rate, alike for plain and for private training."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch.nn import Parameter
 
 from common.config import TrainConfig
+from common.layers import is_of_concepts
 from common.schedule import learning_rate_factor
 
 
@@ -18,10 +19,19 @@ class Steps:
     total: int
 
 
-def optimiser_of(parameters: Sequence[Parameter], train: TrainConfig) -> torch.optim.Optimizer:
-    """Return a fresh Adam or AdamW, as the configuration says."""
+def optimiser_of(parameters: Mapping[str, Parameter], train: TrainConfig) -> torch.optim.Optimizer:
+    """Return a fresh Adam or AdamW for named parameters, as the configuration says.
+
+    Concept heads do not decay: a site without labels of a concept has a gradient of exactly zero
+    for it and must leave it where it is. Adam does so; weight decay would shrink it.
+    """
     kind = torch.optim.AdamW if train.optimiser == "adamw" else torch.optim.Adam
-    return kind(list(parameters), lr=train.learning_rate, weight_decay=train.weight_decay)
+    concepts = [value for name, value in parameters.items() if is_of_concepts(name)]
+    others = [value for name, value in parameters.items() if not is_of_concepts(name)]
+    optimiser = kind(others, lr=train.learning_rate, weight_decay=train.weight_decay)
+    if concepts:
+        optimiser.add_param_group({"params": concepts, "weight_decay": 0.0})
+    return optimiser
 
 
 def set_learning_rate(

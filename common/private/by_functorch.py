@@ -43,5 +43,8 @@ def gradients_by_functorch(
         for name in names:
             value: Tensor = getattr(units.batch, name)
             mine = value if everyone else value[chosen.to(value.device)]
-            values.append(mine.reshape(-1, count, *mine.shape[1:]))  # (B, …) -> (U, count, …)
-        yield cast(UnitGradients, of_units(trained, *values))
+            # (B, …) -> (U, count, …); -1 would not do where there are no concepts.
+            values.append(mine.reshape(len(mine) // count, count, *mine.shape[1:]))
+        found = cast(UnitGradients, of_units(trained, *values))
+        # Where the loss does not depend on a parameter, all units share one zero.
+        yield {name: value.contiguous() for name, value in found.items()}

@@ -98,6 +98,7 @@ def complaint_about(
         # without which Opacus's hooks do nothing.
         if not any(True for _ in module.parameters()):
             module.training = False
+    _fill_zeros(twin)
     batch = random_batch(twin, task=task, image_size_px=image_size_px)
     if changed := _changed_buffer(twin, batch, task):
         return f"the buffer {changed} changes in training and would tell of the pictures"
@@ -112,6 +113,16 @@ def complaint_about(
     return _difference(found, expected)
 
 
+def _fill_zeros(network: Network) -> None:
+    """Draw parameters that are all zero: behind them every gradient is zero, right or wrong."""
+    draw = torch.Generator().manual_seed(1)  # nobody is protected by it
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if not bool(parameter.any()):
+                values = torch.randn(parameter.shape, generator=draw, dtype=parameter.dtype)
+                parameter.copy_(0.1 * values)
+
+
 def random_batch(network: Network, *, task: Task, image_size_px: int) -> Batch:
     """Return noise on which every part of the loss has a gradient: positives with an ROI."""
     like = next(network.parameters())
@@ -122,11 +133,16 @@ def random_batch(network: Network, *, task: Task, image_size_px: int) -> Batch:
     target = (torch.arange(_PICTURES)[:, None] + torch.arange(task.num_logits)).remainder(2).eq(0)
     grades = torch.arange(1, _PICTURES + 1)[:, None].expand(shape)
     coverage = torch.rand(*shape, *network.grid(image_size_px), generator=draw)
+    count = len(task.concepts)
+    signs = (torch.arange(_PICTURES)[:, None] + torch.arange(count)).remainder(2).eq(0)
+    places = torch.rand(_PICTURES, count, *network.grid(image_size_px), generator=draw)
     return Batch(
         image=image.to(like),
         target=(grades if task.kind == "ordinal" else target).to(like),
         roi_coverage=coverage.to(like),
         has_roi=torch.ones(shape, dtype=torch.bool, device=like.device),
+        concept_target=signs.to(like),
+        concept_coverage=places.to(like),
     )
 
 

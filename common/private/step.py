@@ -75,7 +75,7 @@ def train_privately(
     network.train()
     random = SecureRandom()
     trained = parameters_of(network, task)
-    optimiser = optimiser_of(list(trained.values()), config.train)
+    optimiser = optimiser_of(trained, config.train)
     steps = Steps(
         first=(server_round - 1) * privacy.steps_per_round,
         total=config.federation.rounds * privacy.steps_per_round,

@@ -8,7 +8,8 @@ from common.metrics.binary import METRICS
 from common.metrics.grading import GRADE_METRICS
 from common.metrics.localisation import ABOVE_CHANCE, LOCALISATION_METRICS
 
-LOSS_PARTS = ("total", "classification", "attention", "saliency")  # of common.loss.LossParts
+# Of common.loss.LossParts.
+LOSS_PARTS = ("total", "classification", "attention", "saliency", "concept")
 LOSS_PREFIX = "loss_"  # of a loss part, among the metrics of an evaluation
 
 SHARE_BOUND = 1.0  # every metric but a loss lies between −1 and 1

@@ -62,4 +62,6 @@ def batch_of(patients: Patients, network: Network) -> Batch:
         target=patients.targets,
         roi_coverage=torch.zeros(count, logits, *grid),
         has_roi=torch.zeros(count, logits, dtype=torch.bool),
+        concept_target=torch.zeros(count, 0),  # no sign is labelled
+        concept_coverage=torch.zeros(count, 0, *grid),
     )

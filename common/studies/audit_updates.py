@@ -71,7 +71,7 @@ def seen_after_adam(
     before = {name: value.detach().clone() for name, value in parameters.items()}
     for name, value in parameters.items():
         value.grad = gradient[name].clone()
-    optimiser_of(list(parameters.values()), train).step()
+    optimiser_of(parameters, train).step()
     estimate, deviation = {}, {}
     for name, value in parameters.items():
         change = (value.detach() - before[name]).double() / -train.learning_rate

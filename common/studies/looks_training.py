@@ -106,6 +106,9 @@ def train_variant(
             target=train.label[chosen, None],
             roi_coverage=coverage[chosen],
             has_roi=has_roi[chosen, None],
+            # Its task has no signs beside the lesion.
+            concept_target=train.label.new_zeros(len(chosen), 0),
+            concept_coverage=coverage.new_zeros(len(chosen), 0, *coverage.shape[2:]),
         )
         output = network(batch.image, task=TASK.name)
         parts = total_loss(output, batch, task=TASK, config=loss_config)
@@ -127,6 +130,7 @@ def _loss_of(
     return LossConfig(
         lambda_att=variant.lambda_att,
         lambda_sal=variant.lambda_sal,
+        lambda_con=0.0,
         overlap_weight=shared.overlap_weight,
         entropy_weight=shared.entropy_weight,
         coverage_threshold=shared.coverage_threshold,

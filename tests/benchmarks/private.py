@@ -91,7 +91,7 @@ def step_of(size: str) -> Callable[[str], None]:
     network = build_network(config.model, {TASK.name: TASK}, seed=0).train().to(device())
     batch = random_batch(network, batch_size(size), config.data.image_size_px)
     trained = parameters_of(network, TASK)
-    optimiser = optimiser_of(list(trained.values()), config.train)
+    optimiser = optimiser_of(trained, config.train)
     units = tuple(np.arange(len(batch))[:, None])
     random = SecureRandom()
 

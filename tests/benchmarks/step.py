@@ -34,7 +34,10 @@ from common.tasks import TASKS
 LIMIT = 1.05
 TASK = TASKS["chestx"]
 # What each loss changes in the shipped one.
-LOSSES: dict[str, dict[str, float]] = {"plain": {"lambda_att": 0.0, "lambda_sal": 0.0}, "full": {}}
+LOSSES: dict[str, dict[str, float]] = {
+    "plain": {"lambda_att": 0.0, "lambda_sal": 0.0, "lambda_con": 0.0},
+    "full": {},
+}
 BATCH = {"tiny": 40, "small": 8, "base": 4}
 CUDA_BATCH = {"tiny": 256, "small": 64, "base": 32}
 BOOTSTRAP = 2000
@@ -98,6 +101,8 @@ def random_batch(network: Network, count: int, side_px: int) -> Batch:
         target=target,
         roi_coverage=coverage,
         has_roi=torch.rand(shape, generator=draw) < 0.25,
+        concept_target=(torch.rand(count, len(TASK.concepts), generator=draw) < 0.5).float(),
+        concept_coverage=torch.rand(count, len(TASK.concepts), *grid, generator=draw),
     )
     return Batch(**{name: value.to(device()) for name, value in vars(batch).items()})
 

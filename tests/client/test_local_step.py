@@ -11,6 +11,7 @@ import torch
 from client.local_step import NonFiniteLossError, proximal_term, train_locally
 from common.config import RunConfig
 from common.datasets.sample import Batch
+from common.layers import is_of_concepts
 from common.loss import total_loss
 from common.model.network import Network, build_network
 from common.model.optimiser import Steps
@@ -38,6 +39,8 @@ def a_batch(network: Network) -> Batch:
         target=torch.tensor([[1.0], [0.0], [1.0], [0.0]]),
         roi_coverage=torch.rand(4, 1, *grid, generator=generator),
         has_roi=torch.ones(4, 1, dtype=torch.bool),
+        concept_target=torch.tensor([[1.0, torch.nan], [0.0, 1.0]] * 2),
+        concept_coverage=torch.rand(4, 2, *grid, generator=generator),
     )
 
 
@@ -120,6 +123,29 @@ def test_other_tasks_heads_do_not_move(network: Network, config: RunConfig) -> N
     assert not any(name.startswith(("heads.chestx", "heads.retina")) for name in moved)
 
 
+def test_concepts_that_the_site_cannot_teach_do_not_move(
+    make_config: Callable[..., RunConfig],
+) -> None:
+    config = make_config("train.weight_decay=0.1", "train.learning_rate=0.01")
+    network = build_network(config.model, config.task_table(), seed=1)
+    with torch.no_grad():  # as another site has taught them
+        for name, value in network.named_parameters():
+            if is_of_concepts(name):
+                value.fill_(0.5)
+    before = state(network)
+    batch = a_batch(network)
+    unknown = batch.concept_target.clone()
+    unknown[:, 1] = torch.nan
+
+    step(network, config, [replace(batch, concept_target=unknown)] * 2)
+
+    after = state(network)
+    head = "heads.pathoscan.concepts."
+    for name in (head + "evidence.weight", head + "evidence.bias", head + "gate.weight"):
+        assert not np.array_equal(after[name][0], before[name][0]), name
+        np.testing.assert_array_equal(after[name][1], before[name][1], err_msg=name)
+
+
 def test_the_reported_parts_are_means_over_pictures(network: Network, config: RunConfig) -> None:
     batch = a_batch(network)
     task = config.task("pathoscan")
@@ -131,7 +157,14 @@ def test_the_reported_parts_are_means_over_pictures(network: Network, config: Ru
 
     metrics = step(network, config, [batch])
 
-    assert set(metrics) == {"total", "classification", "attention", "saliency", "seconds"}
+    assert set(metrics) == {
+        "total",
+        "classification",
+        "attention",
+        "saliency",
+        "concept",
+        "seconds",
+    }
     assert metrics["total"] == pytest.approx(parts.total.item(), rel=1e-5)
     assert metrics["saliency"] == pytest.approx(parts.saliency.item(), rel=1e-5)
 

@@ -26,6 +26,7 @@ CHEST = task_named("chestx", ("Mass", "Nodule", "Effusion"))
 CONFIG = LossConfig(
     lambda_att=0.1,
     lambda_sal=1.0,
+    lambda_con=0.5,
     overlap_weight=0.5,
     entropy_weight=0.1,
     coverage_threshold=0.08,
@@ -52,6 +53,9 @@ def output_for(task: Task, *, seed: int = 0, evidence_shift: float = 0.0) -> Out
     logits = (gate * evidence).sum(dim=(2, 3)) + context
     thresholds = torch.tensor([-1.0, 0.0, 0.5, 2.0]) if task.kind == "ordinal" else None
     scores = torch.randn(COUNT, 2, SIDE**2, SIDE**2, generator=make)
+    signs = (COUNT, len(task.concepts), SIDE, SIDE)
+    concept_evidence = torch.randn(signs, generator=make).requires_grad_()
+    concept_gate = torch.randn(signs, generator=make).flatten(2).softmax(dim=2).reshape(signs)
     return Output(
         logits=logits,
         maps=gate * evidence,
@@ -62,6 +66,11 @@ def output_for(task: Task, *, seed: int = 0, evidence_shift: float = 0.0) -> Out
         attention_grid=(SIDE, SIDE),
         class_logits=logits if thresholds is None else logits - thresholds,
         thresholds=thresholds,
+        pooled=torch.zeros(COUNT, 4),
+        concept_logits=(concept_gate * concept_evidence).sum(dim=(2, 3)),
+        concept_maps=concept_gate * concept_evidence,
+        concept_evidence=concept_evidence,
+        concept_gate=concept_gate,
     )
 
 
@@ -76,24 +85,33 @@ def batch_for(task: Task, *, roi: bool = True) -> Batch:
     coverage = torch.rand(shape, generator=make) * (torch.rand(shape, generator=make) > 0.7)
     has_roi = torch.ones(COUNT, task.num_logits, dtype=torch.bool)
     has_roi[2] = False
+    # The first picture's signs are all known, one of the second's, none of the third's.
+    concepts = torch.full((COUNT, len(task.concepts)), math.nan)
+    concepts[0] = torch.arange(len(task.concepts)).remainder(2)
+    concepts[1, 0], concepts[3, 1] = 1.0, 1.0
     return Batch(
         image=torch.zeros(COUNT, 3, 8, 8),
         target=target,
         roi_coverage=coverage,
         has_roi=has_roi if roi else torch.zeros_like(has_roi),
+        concept_target=concepts,
+        concept_coverage=torch.rand(*concepts.shape, SIDE, SIDE, generator=make),
     )
 
 
 def rows(batch: Batch, output: Output, index: int) -> tuple[Batch, Output]:
     """Return one picture of a batch."""
     one = slice(index, index + 1)
-    fields = ("logits", "maps", "evidence", "gate", "context", "class_logits")
+    fields = ("logits", "maps", "evidence", "gate", "context", "class_logits", "concept_logits",
+              "concept_maps", "concept_evidence", "concept_gate")  # fmt: skip
     return (
         Batch(
             image=batch.image[one],
             target=batch.target[one],
             roi_coverage=batch.roi_coverage[one],
             has_roi=batch.has_roi[one],
+            concept_target=batch.concept_target[one],
+            concept_coverage=batch.concept_coverage[one],
         ),
         replace(
             output,
@@ -194,7 +212,8 @@ def test_parts_add_up_with_their_weights_and_the_mean_is_the_batch_loss(task: Ta
     each = sample_losses(output, batch, task=task, config=CONFIG)
 
     torch.testing.assert_close(
-        parts.total, parts.classification + 0.1 * parts.attention + 1.0 * parts.saliency
+        parts.total,
+        parts.classification + 0.1 * parts.attention + 1.0 * parts.saliency + 0.5 * parts.concept,
     )
     torch.testing.assert_close(each.total.mean(), parts.total)
 
@@ -208,6 +227,61 @@ def test_a_pictures_loss_does_not_depend_on_the_others(task: Task) -> None:
         one_batch, one_output = rows(batch, output, index)
         alone = sample_losses(one_output, one_batch, task=task, config=CONFIG).total
         torch.testing.assert_close(alone[0], together[index])
+
+
+def test_concept_part_equals_numpy_by_hand() -> None:
+    retina = TASKS["retina"]
+    output, batch = output_for(retina), batch_for(retina)
+
+    given = sample_losses(output, batch, task=retina, config=CONFIG).concept
+
+    expected = np.zeros(COUNT)
+    for row in range(COUNT):
+        answers, places = [], []
+        for sign in range(5):
+            truth = batch.concept_target[row, sign].item()
+            chance = 1 / (1 + np.exp(-output.concept_logits[row, sign].item()))
+            if truth in (0.0, 1.0):
+                answers.append(-np.log(chance if truth else 1 - chance))
+            if truth == 1:
+                weight = np.minimum(batch.concept_coverage[row, sign].numpy() / 0.08, 1.0)
+                energy = output.concept_gate[row, sign].numpy() * softplus(
+                    output.concept_evidence[row, sign].detach().numpy()
+                )
+                relative = energy / energy.max()
+                dice = 2 * (relative * weight).sum() / (relative.sum() + weight.sum())
+                places.append(1 - (energy * weight).sum() / energy.sum() + 0.5 * (1 - dice))
+        expected[row] = sum(answers) / 5 + (np.mean(places) if places else 0.0)
+    assert expected[2] == 0  # nothing is known of it
+    np.testing.assert_allclose(given.detach(), expected, rtol=1e-4)
+
+
+def test_a_sign_that_nobody_labelled_has_no_gradient_at_all() -> None:
+    retina = TASKS["retina"]
+    output, batch = output_for(retina), batch_for(retina)
+    known = torch.zeros(5, dtype=torch.bool)
+    known[0] = True
+    batch = replace(batch, concept_target=batch.concept_target.where(known, torch.nan))
+
+    concept = total_loss(output, batch, task=retina, config=CONFIG).concept
+    (gradient,) = torch.autograd.grad(concept, output.concept_evidence)
+
+    assert (gradient[:, 1:] == 0).all()
+    assert (gradient[1, 0] != 0).any()
+
+
+def test_without_any_saliency_loss_the_places_of_signs_teach_nothing_either() -> None:
+    retina = TASKS["retina"]
+    plain = CONFIG.model_copy(update={"lambda_sal": 0.0})
+    batch = batch_for(retina)
+    elsewhere = replace(batch, concept_coverage=1 - batch.concept_coverage)
+
+    first, second = (
+        sample_losses(output_for(retina), each, task=retina, config=plain).concept
+        for each in (batch, elsewhere)
+    )
+
+    assert torch.equal(first, second)
 
 
 def test_saliency_is_exactly_zero_with_zero_gradient_without_a_lesion_roi() -> None:
@@ -270,6 +344,8 @@ def test_saliency_within_the_roi_costs_less_than_outside() -> None:
         target=torch.ones(1, 1),
         roi_coverage=coverage,
         has_roi=torch.ones(1, 1, dtype=torch.bool),
+        concept_target=torch.zeros(1, 0),
+        concept_coverage=torch.zeros(1, 0, 4, 4),
     )
 
     def cost(saliency: Tensor) -> float:
@@ -281,9 +357,9 @@ def test_saliency_within_the_roi_costs_less_than_outside() -> None:
 
 
 def test_weight_zero_turns_a_part_off() -> None:
-    plain = CONFIG.model_copy(update={"lambda_att": 0.0, "lambda_sal": 0.0})
+    plain = CONFIG.model_copy(update={"lambda_att": 0.0, "lambda_sal": 0.0, "lambda_con": 0.0})
     parts = total_loss(output_for(CHEST), batch_for(CHEST), task=CHEST, config=plain)
-    assert parts.attention.item() == parts.saliency.item() == 0.0
+    assert parts.attention.item() == parts.saliency.item() == parts.concept.item() == 0.0
     torch.testing.assert_close(parts.total, parts.classification)
 
 

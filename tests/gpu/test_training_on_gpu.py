@@ -63,6 +63,10 @@ def batch(network: Network) -> Batch:
         target=target,
         roi_coverage=(coverage - 0.8).clamp(min=0) * 5,
         has_roi=torch.rand(shape, generator=draw) < 0.5,
+        concept_target=(torch.rand(PICTURES, len(TASK.concepts), generator=draw) < 0.5).float(),
+        concept_coverage=torch.rand(
+            PICTURES, len(TASK.concepts), *network.grid(64), generator=draw
+        ),
     )
 
 

@@ -16,6 +16,7 @@ from common.datasets.phantom.scan import scan
 from common.tasks import Task
 
 PREVALENCE: Mapping[str, float] = {"benign": 0.5, "malignant": 0.5}
+TUMOUR = "tumour"  # name of the lesion
 INK = (0.05, 0.22, 0.30)
 
 
@@ -67,7 +68,7 @@ def generate(
         share, mask = tumour_region(dice.of_picture("region"), size_px)
         tumour = malignant_tissue(dice.of_picture("tumour"), size_px, share)
         shown = benign.blend(tumour, np.float32(lesion_contrast) * share)
-        lesions = (Lesion(task.labels[1], "tumour", mask),)
+        lesions = (Lesion(task.labels[1], TUMOUR, mask),)
 
     ink = pen_dot(size_px, dice.of_picture("marker"))[..., None] * np.float32(0.9)
     grain = dice.of_picture("grain").standard_normal((size_px, size_px, 3), dtype=np.float32)

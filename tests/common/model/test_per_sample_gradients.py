@@ -18,11 +18,12 @@ from common.model_config import ModelConfig
 from common.tasks import TASKS, Task
 
 Configured = Callable[..., ModelConfig]
-Tensors = tuple[Tensor, Tensor, Tensor, Tensor]
+Tensors = tuple[Tensor, ...]  # in the order of Batch
 CONTEXT = {"chestx": ("Cardiomegaly",), "retina": ("severity",)}
 LOSS = LossConfig(
     lambda_att=0.1,
     lambda_sal=1.0,
+    lambda_con=0.5,
     overlap_weight=0.5,
     entropy_weight=0.1,
     coverage_threshold=0.08,
@@ -74,7 +75,17 @@ def pictures(network: Network, task: Task, side_px: int) -> Tensors:
     has_roi = torch.rand(count, logits) > 0.5
     has_roi[0, 0] = True
     images = torch.randn(count, 3, side_px, side_px)
-    return images.double(), target.double(), coverage.double(), has_roi
+    signs = torch.randint(0, 2, (count, len(task.concepts))).double()
+    signs[0, 0], signs[1, 0], signs[2] = 1.0, torch.nan, torch.nan
+    places = torch.rand(count, len(task.concepts), *grid)
+    return (
+        images.double(),
+        target.double(),
+        coverage.double(),
+        has_roi,
+        signs,
+        places.double(),
+    )
 
 
 def by_loop(losses: Losses, tensors: Tensors) -> dict[str, Tensor]:
@@ -122,7 +133,7 @@ def test_vmapped_gradients_equal_a_loop(
         return functional_call(losses, parameters, rows).sum()
 
     parameters = {name: value.detach() for name, value in losses.named_parameters()}
-    given = vmap(grad(one), in_dims=(None, 0, 0, 0, 0))(parameters, *tensors)
+    given = vmap(grad(one), in_dims=(None, *(0 for _ in tensors)))(parameters, *tensors)
 
     assert_equal_to_loop(given, by_loop(losses, tensors))
 

@@ -87,7 +87,7 @@ def test_without_noise_and_clipping_a_step_is_the_plain_full_batch_step(
     pictures = shard.indices("train")
     assert len(pictures) == 16
     batch = make_batch(shard, pictures, task=task, grid=plain.grid(64))
-    optimiser = optimiser_of(list(parameters_of(plain, task).values()), run.train)
+    optimiser = optimiser_of(parameters_of(plain, task), run.train)
     before = {name: value.detach().clone() for name, value in plain.named_parameters()}
     output = plain(batch.image, task=task.name)
     total_loss(output, batch, task=task, config=run.loss).total.backward()

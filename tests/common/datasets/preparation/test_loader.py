@@ -1,6 +1,7 @@
 """Batches hold what the shard holds: pictures, targets, and regions on the token grid."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from common.datasets.loader import batches, eval_batches, make_batch
 from common.datasets.prepare import prepare_shard
 from common.datasets.record import EVERY_POSITIVE_LABEL, Case, CaseRegion, Source
 from common.datasets.sample import Batch
-from common.datasets.shard import Shard, lesion_masks
+from common.datasets.shard import Shard, concept_masks, lesion_masks
 from common.errors import DataError
 from common.tasks import TASKS, task_named
 from common.transforms import Augmentation, denormalise
@@ -113,6 +114,30 @@ def test_coverage_is_the_share_of_each_cell(shard: Shard) -> None:
     assert np.allclose(batch.roi_coverage[0, 1].numpy(), expected)
 
 
+def test_signs_are_asserted_by_their_regions_and_otherwise_unknown(shard: Shard) -> None:
+    batch = make_batch(shard, np.arange(20), task=TASK, grid=GRID)
+    mass = TASK.concepts.index("mass")
+    assert batch.concept_target[2:, mass].eq(1).all()
+    assert batch.concept_target[:2].isnan().all()
+    assert batch.concept_target[:, :mass].isnan().all()
+    expected = concept_masks(shard, 4, TASK)[mass].reshape(4, 8, 4, 8).mean(axis=(1, 3))
+    np.testing.assert_allclose(batch.concept_coverage[4, mass].numpy(), expected)
+    assert not batch.concept_coverage[:, :mass].any()
+
+
+def test_a_shard_that_looked_for_no_signs_says_nothing_of_them(shard: Shard) -> None:
+    silent = replace(shard, concepts=np.zeros((0, 0), np.float32), concept_names=())
+    batch = make_batch(silent, np.arange(3), task=TASK, grid=GRID)
+    assert batch.concept_target.shape == (3, 0)
+    assert batch.concept_coverage.shape == (3, 0, *GRID)
+
+
+def test_a_shard_of_another_vocabulary_is_refused(shard: Shard) -> None:
+    other = replace(shard, concept_names=("fracture",))
+    with pytest.raises(DataError, match="prepare it again"):
+        make_batch(other, np.arange(3), task=TASK, grid=GRID)
+
+
 def test_only_positive_logits_with_a_region_have_an_roi(shard: Shard) -> None:
     batch = make_batch(shard, np.arange(20), task=TASK, grid=GRID)
     mass = [row % 2 == 1 and row > 1 for row in range(20)]
@@ -128,6 +153,8 @@ def test_picture_and_roi_move_together(shard: Shard, lively: AugmentConfig, seed
     batch = make_batch(shard, rows, task=TASK, grid=(32, 32), augmentation=random)
     shown = denormalise(batch.image)[:, 0]
     assert torch.allclose(shown, batch.roi_coverage[:, 1], atol=1e-4)
+    mass = TASK.concepts.index("mass")
+    assert torch.allclose(shown, batch.concept_coverage[:, mass], atol=1e-4)
 
 
 def test_a_lesion_moved_out_of_view_is_no_roi(shard: Shard, lively: AugmentConfig) -> None:

@@ -150,6 +150,14 @@ def test_missing_lesion_file_means_the_lesion_is_absent(real_data: Path, tmp_pat
     assert [region.name for region in source.load(0).regions] == ["microaneurysm"]
 
 
+def test_signs_are_known_where_their_folder_is_there(real_data: Path, tmp_path: Path) -> None:
+    root = small_copy(real_data, tmp_path)
+    assert open_idrid(root, "segmentation").load(0).outlined == ("microaneurysm",)
+    save_mask(tmp_path, "4. Soft Exudates", "IDRiD_99_SE.tif", marked=[])
+    source = open_idrid(root, "segmentation")
+    assert source.load(0).outlined == ("microaneurysm", "soft_exudate")
+
+
 def test_lesion_file_that_marks_nothing_means_the_same(real_data: Path, tmp_path: Path) -> None:
     root = small_copy(real_data, tmp_path)
     save_mask(tmp_path, "4. Soft Exudates", "IDRiD_01_SE.tif", marked=[])

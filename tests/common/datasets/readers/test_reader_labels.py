@@ -90,6 +90,22 @@ def test_restricted_run_leaves_out_a_picture_that_it_knows_nothing_about() -> No
     assert problem.reason == "no label"
 
 
+@pytest.mark.parametrize(
+    ("section", "problem"),
+    [
+        ("concepts: {Mass: [fracture]}", "unknown concept 'fracture'"),
+        ("concepts: {Rib: [mass]}", "in no other section"),
+        ("concepts_complete: [masss]", "Did you mean 'mass'"),
+    ],
+)
+def test_a_sign_that_the_task_has_not_is_named(tmp_path: Path, section: str, problem: str) -> None:
+    path = write(
+        tmp_path, f"task: chestx\nunmentioned: unknown\nwords: {{Mass: Mass}}\n{section}\n"
+    )
+    with pytest.raises(ConfigError, match=problem):
+        load_label_table(path, task=CHESTX)
+
+
 def test_nameless_outline_explains_the_positive_findings_that_it_outlines() -> None:
     table = shipped("covid.yaml", "chestx")
     task = task_named("chestx", ("Effusion", "Consolidation", "Pneumonia"))
