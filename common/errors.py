@@ -17,6 +17,10 @@ class ModelError(FoveaError):
     """A network cannot be built or loaded as asked: choose another encoder or weights file."""
 
 
+class ExplanationError(FoveaError):
+    """A method cannot explain this answer of this network: show the reason, use another method."""
+
+
 class WireError(FoveaError):
     """A message does not keep the contract: both ends must run the same Fovea version."""
 

@@ -2,9 +2,9 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
-from common.explain.saliency import as_saliency
+from common.explain.at_rest import at_rest
+from common.explain.saliency import as_saliency, at_picture_size
 from common.model.network import Network
 
 
@@ -21,8 +21,6 @@ def evidence(network: Network, images: Tensor, *, task: str, logit: int) -> Tens
         (B, H, W), >= 0, each summing to 1 (or all zero): positive parts p(t)·e(t, c) of the
         logit, each token's share spread over the pixels of its cell by bilinear interpolation.
     """
-    with torch.inference_mode():
+    with at_rest(network), torch.inference_mode():
         parts = network(images, task=task).maps[:, logit]  # (B, T, h, w) -> (B, h, w)
-        size = (images.shape[-2], images.shape[-1])
-        spread = interpolate(parts.clamp(min=0).unsqueeze(1), size=size, mode="bilinear")
-        return as_saliency(spread.squeeze(1))
+        return as_saliency(at_picture_size(parts.clamp(min=0), images))
