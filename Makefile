@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 OUT ?= out/demo
 
 .DEFAULT_GOAL := check
-.PHONY: help env demo dashboard test test-slow test-gpu test-deployment check fix lint types imports bench bench-loading bench-round bench-private bench-secure bench-precision bench-privacy check-looks audit-privacy check-deploy proto clean
+.PHONY: help env demo dashboard test test-slow test-gpu test-deployment check fix lint types imports bench bench-loading bench-round bench-private bench-secure bench-precision bench-privacy bench-coverage bench-latency check-looks explanations-table audit-privacy check-deploy proto clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -77,8 +77,17 @@ bench-precision: $(STAMP) ## accuracy beside bytes of smaller updates; writes ou
 bench-privacy: $(STAMP) ## accuracy and localisation under masks and noise, a quarter of an hour; writes out/bench-privacy.json
 	$(BIN)/python tests/benchmarks/privacy.py --out out/bench-privacy.json
 
+bench-coverage: $(STAMP) ## do prediction sets hold at each hospital, and at one left out; writes out/bench-coverage.json
+	$(BIN)/python tests/benchmarks/coverage.py --out out/bench-coverage.json
+
+bench-latency: $(STAMP) ## one picture with its explanation beside the prediction alone, and through ONNX Runtime; writes out/bench-latency.json
+	PYTHONPATH=tests/explanations $(BIN)/python tests/benchmarks/latency.py --out out/bench-latency.json
+
 check-looks: $(STAMP) ## does the model look at the lesion, or only say so? SLOW=1: all variants, three seeds
 	$(BIN)/python -m common.studies.looks --out out/looks $(if $(SLOW),--slow)
+
+explanations-table: $(STAMP) ## every explanation method measured; DATA=folder adds real pictures, MODEL=run instead of training
+	$(BIN)/python tests/benchmarks/explanations.py --out out/explanations $(if $(DATA),--data $(DATA)) $(if $(MODEL),--model $(MODEL))
 
 audit-privacy: $(STAMP) ## attack updates and models, with and without protection, a quarter of an hour
 	$(BIN)/fovea audit-privacy --out out/audit

@@ -24,11 +24,19 @@ def upsampled(cells: Float64Array, height: int, width: int) -> Float64Array:
 
 def cell_coverage(mask: BoolArray, rows: int, columns: int) -> Float64Array:
     """Return which share of each cell's area the mask covers, (H, W) -> (rows, columns)."""
-    height, width = mask.shape
-    across = mask.astype(np.float64) @ _overlap(columns, width).T  # (H, W) -> (H, columns)
+    return area_means(mask.astype(np.float64), rows, columns)
+
+
+def area_means(values: Float64Array, rows: int, columns: int) -> Float64Array:
+    """Return the mean over each cell's area, (..., H, W) -> (..., rows, columns).
+
+    Exact where cells cut through pixels: a pixel counts by the share of it that the cell covers.
+    """
+    height, width = values.shape[-2:]
+    across = values @ _overlap(columns, width).T  # (..., H, W) -> (..., H, columns)
     cell_px = (height / rows) * (width / columns)
-    share: Float64Array = _overlap(rows, height) @ across / cell_px
-    return share
+    means: Float64Array = _overlap(rows, height) @ across / cell_px
+    return means
 
 
 def dilated(mask: BoolArray, radius_px: int) -> BoolArray:

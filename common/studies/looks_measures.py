@@ -4,19 +4,22 @@ A map's own energy shows only what a network says. The measures that count chang
 the lesion or the marker is taken away exactly, or cells are covered one by one.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
+import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn import functional
 
+from common.metrics.faithfulness import cell_ranks, curve
 from common.model.network import Network, Output
 from common.studies.looks_phantom import Phantoms, cell_coverage
 
 _CHUNK = 200
 _OCCLUDED = 96  # positives whose cells are covered one by one
 _DELETION_STEPS = 16
+_OF_ALL_PICTURES = ("attention", "attention_grid", "thresholds")  # not one row per picture
 
 
 @dataclass(frozen=True)
@@ -88,22 +91,15 @@ def colour(images: Tensor) -> Tensor:
 def _run(network: Network, images: Tensor, task: str) -> Output:
     """Run in chunks; attention is dropped, the rest put together."""
     with torch.no_grad():
-        outputs = [network(colour(chunk), task=task) for chunk in torch.split(images, _CHUNK)]
-
-    def joined(name: str) -> Tensor:
-        return torch.cat([getattr(output, name) for output in outputs])
-
-    return Output(
-        logits=joined("logits"),
-        maps=joined("maps"),
-        evidence=joined("evidence"),
-        gate=joined("gate"),
-        context=joined("context"),
-        attention=(),
-        attention_grid=outputs[0].attention_grid,
-        class_logits=joined("class_logits"),
-        thresholds=outputs[0].thresholds,
-    )
+        outputs: list[Output] = [
+            network(colour(chunk), task=task) for chunk in torch.split(images, _CHUNK)
+        ]
+    joined = {
+        field.name: torch.cat([getattr(output, field.name) for output in outputs])
+        for field in fields(Output)
+        if field.name not in _OF_ALL_PICTURES
+    }
+    return replace(outputs[0], attention=(), **joined)  # type: ignore[arg-type]  # names vary
 
 
 def _parts_of_difference(
@@ -144,21 +140,18 @@ def _occlusion_drops(network: Network, images: Tensor, task: str, grid: tuple[in
 
 
 def _deletion_auc(network: Network, images: Tensor, task: str, maps: Tensor) -> float:
-    """Return the mean probability while cells are covered, highest map value first.
-
-    Petsiuk et al. 2018, https://arxiv.org/abs/1806.07421, section 4.1, on cells.
-    """
-    count, _, rows, columns = maps.shape
-    rank = maps.flatten(1).argsort(dim=1, descending=True).argsort(dim=1)
-    hidden = _blurred(images)
-    curve = []
-    for step in range(_DELETION_STEPS + 1):
-        covered = rank < round(step / _DELETION_STEPS * rows * columns)
-        cells = covered.reshape(count, 1, rows, columns).float()
-        cover = functional.interpolate(cells, size=images.shape[-2:], mode="nearest") > 0
-        logits = _run(network, torch.where(cover, hidden, images), task).logits
-        curve.append(logits.sigmoid().mean())
-    return float(torch.trapezoid(torch.stack(curve), dx=1 / _DELETION_STEPS))
+    """Return the mean probability while cells are covered, highest map value first."""
+    grid = (maps.shape[2], maps.shape[3])
+    deletion = curve(
+        lambda pictures: _run(network, pictures, task).logits[:, 0].sigmoid(),
+        images,
+        _blurred(images),
+        cell_ranks(maps[:, 0], grid=grid, seed=0),
+        grid=grid,
+        steps=_DELETION_STEPS,
+        at_once=_CHUNK,
+    )  # (N, steps + 1)
+    return float(np.trapezoid(deletion.mean(axis=0), dx=1 / _DELETION_STEPS))
 
 
 def _energy(values: Tensor, roi: Tensor) -> float:
