@@ -1,6 +1,8 @@
 """What every run is made of, wherever its sites are: checked, measured, recorded, closed."""
 
+import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -9,7 +11,7 @@ from typing import Literal
 from common.config import RunConfig
 from common.datasets.shard import Shard
 from common.device import chosen_device
-from common.errors import RunError
+from common.errors import FoveaError, RunError
 from common.model.network import Network
 from server.central_eval import CentralEvaluation
 from server.checkpoint import Checkpoint
@@ -17,9 +19,13 @@ from server.coordinate import RunResult
 from server.former_run import clear_former_run
 from server.journal import Journal
 from server.kept_rounds import KeptRounds
+from server.mlflow_flavour import write_flavour
+from server.packaging import package_run
 from server.planned_network import planned_network
 from server.summary import Summary
 from server.tracking import continue_tracking, start_tracking
+
+log = logging.getLogger(__name__)
 
 Kind = Literal["simulation", "deployment"]  # are the sites this machine's, or the nodes' own?
 
@@ -85,10 +91,36 @@ def conduct(
             journal.begin(reference_cards)
         else:
             journal.go_on(reference_cards, after=resume.server_round)
-        return journal.finish(federate(evaluator, journal))
+        result = federate(evaluator, journal)
+        result, package = _packaged(config, result, journal, network=network, reference=reference)
+        return journal.finish(result, package=package)
     except BaseException as error:
         journal.abandon(error)
         raise
+
+
+def _packaged(
+    config: RunConfig,
+    result: RunResult,
+    journal: Journal,
+    *,
+    network: Network,
+    reference: Mapping[str, Shard],
+) -> tuple[RunResult, Path | None]:
+    """Package the run's model. Where that fails the run is what it was, and its verdict says so."""
+    folder = None
+    try:
+        folder = package_run(config, result, journal.rounds(), network=network, reference=reference)
+        if folder is not None:
+            write_flavour(folder)
+    except (FoveaError, OSError) as error:
+        # The rounds are worth more than what is made of them in a moment: nothing of them is lost.
+        log.exception("model not packaged", extra={"action": "model_not_packaged"})
+        told = str(error) if isinstance(error, FoveaError) else str(error.strerror)
+        what = "the model was not packaged" if folder is None else "the package is not whole"
+        reasons = (*result.verdict.reasons, f"{what}: {told}")
+        return replace(result, verdict=replace(result.verdict, reasons=reasons)), folder
+    return result, folder
 
 
 def _make_folder(out: Path) -> None:

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+from common.package.schema import PACKAGE_FOLDER
 from server.checkpoint import ModelFiles
 from server.kept_rounds import KeptRounds
 from server.overlay_files import FOLDER
@@ -30,5 +31,6 @@ def clear_former_run(out: Path) -> None:
     ):
         path.unlink(missing_ok=True)
     KeptRounds(out).clear()
-    if (out / FOLDER).is_dir():
-        shutil.rmtree(out / FOLDER)
+    for folder in (models.folder / PACKAGE_FOLDER, out / FOLDER):
+        if folder.is_dir():
+            shutil.rmtree(folder)

@@ -10,6 +10,7 @@ from common.config import PhantomSource, RunConfig
 from common.config_file import config_digest
 from common.datasets.card import DataCard, card_from_dict
 from common.errors import FoveaError
+from common.package.schema import MODEL_FILE
 from common.wire import Metrics, SiteCard
 from server.central_eval import CentralResult
 from server.comparison import when
@@ -26,10 +27,19 @@ from server.entries import (
     with_evaluations,
     with_told_later,
 )
+from server.explanation_pictures import draw_averages, draw_extremes, draw_strip
+from server.explanation_summary import ALARMS_TAG, alarms_text
 from server.floor import floor_entry
 from server.former_run import MODEL_CARD_FILE, MODEL_FOLDER
 from server.kept_rounds import KeptRound, KeptRounds, RunNote
-from server.overlay_files import FOLDER, before_after_file, round_file
+from server.overlay_files import (
+    FOLDER,
+    average_file,
+    before_after_file,
+    extremes_file,
+    round_file,
+    strip_file,
+)
 from server.overlays import OverlayCase, OverlayMap, OverlayRow, draw_overlays, save_png
 from server.participation import Status
 from server.report import markdown, report_files, write_report
@@ -38,6 +48,13 @@ from server.summary import SCHEMA_VERSION, RoundEntry, Summary, TrackingEntry, w
 from server.tracking import Tracker
 
 CARDS_FOLDER = "data_cards"
+
+# What is drawn of a task beside its rounds, and where it lies.
+PICTURES = {
+    "where it looks on average": average_file,
+    "best and worst cases": extremes_file,
+    "one case over the rounds": strip_file,
+}
 
 Seen = tuple[int, tuple[OverlayMap, ...]]  # a round and its maps, one per case
 
@@ -132,6 +149,8 @@ class Journal:
             floor_before=floor_before(report, self._config),
             maps={} if report.central is None else report.central.overlays,
         )
+        if report.central is not None:
+            self._draw_last(report.central)
         self._kept.write(kept)
         self._rounds.append(kept)
 
@@ -174,15 +193,25 @@ class Journal:
         """Track a file of the run's folder that someone else has written."""
         self._tracker.log_file(path, folder=folder)
 
-    def finish(self, result: RunResult) -> Summary:
-        """Write report, pages and summary.json, hand model and pages to MLflow, and close."""
+    def finish(self, result: RunResult, *, package: Path | None = None) -> Summary:
+        """Write report, pages and summary.json, hand model and pages to MLflow, and close.
+
+        ``package`` is the folder of the model's package, None where there is none.
+        """
         for task in self._config.tasks:
             self._draw_before_after(task)
+            self._draw_strip(task)
+            for path in (average_file(self._out, task), extremes_file(self._out, task)):
+                if path.exists():
+                    self.keep(path, folder=f"{FOLDER}/{task}")
         for path in (result.files.best, result.files.last):
             if path.exists():
                 self.keep(path, folder=MODEL_FOLDER)
         self.keep(self._write_model_card(result), folder=MODEL_FOLDER)
-        summary = self._summary(result)
+        if package is not None:
+            for path in sorted(package.iterdir()):
+                self.keep(path, folder=f"{MODEL_FOLDER}/{package.name}")
+        summary = self._summary(result, package)
         for path in write_report(summary, self._out).values():
             self.keep(path)
         self.keep(write_summary(summary, self._out))
@@ -221,11 +250,18 @@ class Journal:
             self._out,
         )
 
-    def _summary(self, result: RunResult) -> Summary:
+    def _summary(self, result: RunResult, package: Path | None) -> Summary:
         found = {
             f"{FOLDER}: {task}": before_after_file(self._out, task) for task in self._config.tasks
         }
+        found |= {
+            f"{what}: {task}": file(self._out, task)
+            for task in self._config.tasks
+            for what, file in PICTURES.items()
+        }
         found |= {"best model": result.files.best, "last model": result.files.last}
+        if package is not None:
+            found["model package"] = package / MODEL_FILE
         files = {what: path for what, path in found.items() if path.exists()}
         files |= report_files(self._out)
         return self._entry(
@@ -284,6 +320,8 @@ class Journal:
     def _tell(self, kept: KeptRound) -> None:
         server_round = kept.entry.round
         self._tracker.log_round(kept.entry)
+        if kept.entry.explanation is not None:
+            self._tracker.log_tag(ALARMS_TAG, alarms_text(kept.entry))
         self._tracker.log_evaluations(kept.evaluations_before, step=server_round - 1)
         self._tracker.log_summed_evaluations(kept.summed_evaluation_before, step=server_round - 1)
         self._tracker.log_floor(kept.floor_before, step=server_round - 1)
@@ -297,6 +335,26 @@ class Journal:
         self._draw(path, task, [(server_round, maps)], what=when(server_round))
         self._tracker.log_picture(path, key=f"{FOLDER}/{task}", step=server_round)
 
+    def _draw_last(self, central: CentralResult) -> None:
+        """Draw what is shown of the last measured model alone."""
+        for task, looks in () if central.explanation is None else central.explanation.tasks.items():
+            title = f"{self._config.task(task).title}: where it looks on average"
+            draw_averages(looks.averages, average_file(self._out, task), title=title)
+        for task, (best, worst) in central.extremes.items():
+            title = f"{self._config.task(task).title}: best and worst cases"
+            path, outline = extremes_file(self._out, task), self._outline(task)
+            draw_extremes(best, worst, path, title=title, outline=outline)
+
+    def _draw_strip(self, task: str) -> None:
+        """Draw the first case as each round's model saw it: drift to look at."""
+        seen = {k.entry.round: k.maps[task][0] for k in self._rounds if k.maps.get(task)}
+        if len(seen) < 2:
+            return
+        title = f"{self._config.task(task).title}: one case over the rounds"
+        path, outline = strip_file(self._out, task), self._outline(task)
+        draw_strip(self._cases[task][0], seen, path, title=title, outline=outline)
+        self._tracker.log_file(path, folder=f"{FOLDER}/{task}")
+
     def _draw_before_after(self, task: str) -> None:
         seen = [(kept.entry.round, kept.maps[task]) for kept in self._rounds if kept.maps.get(task)]
         if len(seen) < 2:
@@ -308,9 +366,12 @@ class Journal:
     def _draw(self, path: Path, task: str, seen: Sequence[Seen], *, what: str) -> None:
         rows = [OverlayRow(title=f"map, {when(n)}", maps=maps) for n, maps in seen]
         title = f"{self._config.task(task).title}: {what}"
+        drawn = draw_overlays(self._cases[task], rows, title=title, outline=self._outline(task))
+        save_png(drawn, path)
+
+    def _outline(self, task: str) -> str:
         is_drawn = isinstance(self._config.reference[task].source, PhantomSource)
-        outline = "lesion outline (exact)" if is_drawn else "expert outline"
-        save_png(draw_overlays(self._cases[task], rows, title=title, outline=outline), path)
+        return "lesion outline (exact)" if is_drawn else "expert outline"
 
     def _keep_card(self, name: str, card: DataCard) -> None:
         folder = self._out / CARDS_FOLDER

@@ -1,0 +1,193 @@
+"""Opens a model package: a network that is ready to be used, with all that is known of it."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load
+from torch import Tensor
+
+from common.errors import ConfigError, ModelError
+from common.metrics.novelty import Familiar
+from common.model.arrays import array_names, write_arrays
+from common.model.network import Network, build_network
+from common.package.prediction import Prediction, interpret
+from common.package.schema import (
+    MODEL_FILE,
+    NOVELTY_FILE,
+    PACKAGE_FOLDER,
+    WEIGHTS_FILE,
+    ModelPackage,
+    TaskPackage,
+)
+from common.package.writing import MEAN, WHITENING
+from common.registry import unknown_name
+from common.tasks import TASKS, Task, task_named
+from common.transforms import normalise
+
+_PLACES = (Path(), Path(PACKAGE_FOLDER), Path("model", PACKAGE_FOLDER))
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A network in eval mode, what is known of it, and per task what is familiar to it."""
+
+    network: Network
+    package: ModelPackage
+    novelty: Mapping[str, Familiar]
+
+    def task(self, name: str) -> Task:
+        """Return a task with the labels of this model. Raises ModelError for one it has not."""
+        if name not in self.network.tasks:
+            raise ModelError(unknown_name("task of this model", name, self.network.tasks))
+        return self.network.tasks[name]
+
+    def about(self, name: str) -> TaskPackage:
+        """Return what is known of a task. Raises ModelError for one the model has not."""
+        return self.package.tasks[self.task(name).name]
+
+    def predict(self, task: str, images: Tensor) -> Prediction:
+        """Predict one task for pictures (B, 3, S, S) of :func:`network_input`, in one pass.
+
+        Without gradients, in eval mode; the network is left in the mode it came in.
+
+        Raises ModelError for a task the model has not, or a side that tokens do not fit.
+        """
+        wanted = self.task(task)
+        device = next(self.network.parameters()).device
+        was_training = self.network.training
+        self.network.eval()
+        try:
+            with torch.inference_mode():
+                output = self.network(images.to(device), task=task)
+        finally:
+            self.network.train(was_training)
+        return interpret(
+            output, task=wanted, about=self.about(task), familiar=self.novelty.get(task)
+        )
+
+
+def network_input(pictures: NDArray[np.uint8]) -> Tensor:
+    """Return prepared pictures (B, S, S, C) as the network sees them, (B, 3, S, S).
+
+    The same steps as those of training and evaluation; C = 1 or 3.
+    """
+    pixels = torch.from_numpy(np.array(pictures))  # a copy: a shard's arrays are read-only
+    return normalise(pixels.permute(0, 3, 1, 2).float() / 255)
+
+
+def open_package(folder: Path) -> LoadedModel:
+    """Open a package on the CPU; no configuration file and no network are needed.
+
+    Args:
+        folder: Of the package, of a run, or of a run's models.
+
+    Raises:
+        ModelError: There is no package, it is of another version, or its files are damaged or do
+            not belong together.
+    """
+    place = _place(folder)
+    package = _read_package(place / MODEL_FILE)
+    tasks = {name: _task(name, about, place) for name, about in package.tasks.items()}
+    # Weights are in the package: whatever the file says, none are fetched or read from elsewhere.
+    encoder = package.model.encoder.model_copy(update={"pretrained": False})
+    config = package.model.model_copy(update={"encoder": encoder})
+    network = build_network(config, tasks, seed=package.seed)
+    weights = _read_arrays(place / WEIGHTS_FILE, package.weights_sha256)
+    if missing := sorted(set(array_names(network)) - set(weights)):
+        raise ModelError(
+            f"{place / WEIGHTS_FILE}: array {missing[0]!r} is missing. The package is of another "
+            "version of Fovea: open it with that one, or package the run's model again."
+        )
+    write_arrays(network, weights)
+    familiar = _read_arrays(place / NOVELTY_FILE, package.novelty_sha256)
+    return LoadedModel(network.eval(), package, _familiar(familiar, tasks, place))
+
+
+def _place(folder: Path) -> Path:
+    for below in _PLACES:
+        if (folder / below / MODEL_FILE).is_file():
+            return folder / below
+    raise ModelError(
+        f"{folder}: no model package. Name the folder of a run that has ended, or of a package: "
+        f"it holds {MODEL_FILE}, {WEIGHTS_FILE} and {NOVELTY_FILE}."
+    )
+
+
+def _read_package(path: Path) -> ModelPackage:
+    try:
+        return ModelPackage.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror}).") from error
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"]) or "the whole file"
+        raise ModelError(
+            f"{path}: damaged or of another version ({where}). Package the run's model again."
+        ) from error
+
+
+def _task(name: str, about: TaskPackage, place: Path) -> Task:
+    fixed = name in TASKS and TASKS[name].kind != "multi-label"
+    try:
+        task = task_named(name, None if fixed else about.labels)
+    except ConfigError as error:
+        raise ModelError(f"{place / MODEL_FILE}: {error}") from error
+    for what, theirs, ours in (
+        ("labels", about.labels, task.labels),
+        ("concepts", about.concepts, task.concepts),
+        (
+            "shifts of",
+            tuple(about.calibration.shift) if about.calibration else task.class_names,
+            task.class_names,
+        ),
+    ):
+        if theirs != ours:
+            raise ModelError(
+                f"{place / MODEL_FILE}: task {name} has the {what} {', '.join(theirs)}, this "
+                f"version of Fovea knows {', '.join(ours)}. Open it with the version it is of."
+            )
+    return task
+
+
+def _read_arrays(path: Path, sha256: str) -> dict[str, NDArray[np.float32]]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelError(
+            f"{path}: cannot be read ({error.strerror}). Copy the package whole."
+        ) from error
+    # The bytes that were compared are those that are used.
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise ModelError(
+            f"{path}: its digest is {found[:12]}…, {MODEL_FILE} names {sha256[:12]}…. The file is "
+            "damaged or of another model: copy the package anew, or package the run's model again."
+        )
+    try:
+        arrays: dict[str, NDArray[np.float32]] = load(content)
+    except SafetensorError as error:
+        raise ModelError(f"{path}: no safetensors file. Package the run's model again.") from error
+    return arrays
+
+
+def _familiar(
+    arrays: Mapping[str, NDArray[np.float32]], tasks: Mapping[str, Task], place: Path
+) -> dict[str, Familiar]:
+    found: dict[str, Familiar] = {}
+    for task in tasks:
+        mean, whitening = arrays.get(f"{task}/{MEAN}"), arrays.get(f"{task}/{WHITENING}")
+        if mean is None or whitening is None:
+            continue
+        if whitening.shape != (len(mean), len(mean)):
+            raise ModelError(
+                f"{place / NOVELTY_FILE}: the arrays of task {task} do not fit each other. Package "
+                "the run's model again."
+            )
+        found[task] = Familiar(mean=mean, whitening=whitening)
+    return found
