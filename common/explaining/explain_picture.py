@@ -1,0 +1,224 @@
+"""One picture and one model: everything an explanation holds, from a single forward pass on."""
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import numpy as np
+
+from common.errors import ModelError
+from common.explain import EXPLAINERS
+from common.explaining.methods import CELLS, Question, Trust, with_methods
+from common.explaining.own_map import findings, logit_of, seen
+from common.explaining.picture_file import PreparedPicture
+from common.explaining.signs import signs
+from common.explanation.derived import answer_words, class_answers, described, grade_answers, member
+from common.explanation.rationale import rationale
+from common.explanation.schema import (
+    Explanation,
+    Finding,
+    Lineage,
+    Novelty,
+    Picture,
+    PredictionSet,
+    Region,
+)
+from common.explanation.where import regions_of
+from common.explanation.written import written, written_all
+from common.metrics.geometry import cell_coverage
+from common.package.loading import LoadedModel, network_input
+from common.package.prediction import Prediction
+from common.package.promise import promise
+from common.package.schema import TaskPackage
+from common.registry import unknown_name
+from common.seed import derive_seed
+from common.tasks import Task
+
+
+def explain_picture(
+    model: LoadedModel,
+    picture: PreparedPicture,
+    *,
+    task: str,
+    now: datetime,
+    methods: Sequence[str] = (),
+    trust: Trust = "none",
+    expand: Sequence[str] | None = None,
+) -> Explanation:
+    """Predict and explain one picture.
+
+    Prediction, the model's own map and the rationale come from one forward pass. Everything else
+    is only done when asked for, for the findings that are called or left open, else the most
+    probable one; grades share one map and count as one.
+
+    Args:
+        model: Opened package.
+        picture: Prepared for this task.
+        task: Whose head is asked.
+        now: Written into the explanation, in UTC.
+        methods: Names of ``EXPLAINERS`` beside the model's own map.
+        trust: Whether faithfulness and stability are measured of no map, the own, or all.
+        expand: Findings that methods and trust are for, instead of those above.
+
+    Raises:
+        ModelError: The model does not have the task, a finding or a method of that name.
+    """
+    wanted, about = model.task(task), model.about(task)
+    for name in methods:
+        if name not in EXPLAINERS:
+            raise ModelError(unknown_name("explanation method", name, dict.fromkeys(EXPLAINERS)))
+    images = network_input(picture.image[None])
+    begun = time.perf_counter()
+    prediction = model.predict(task, images)
+    seconds = written(time.perf_counter() - begun)
+    numbers = seen(prediction.output, task=wanted)
+    rows, columns = numbers.maps.shape[1:]
+    temperature = written(about.calibration.temperature) if about.calibration else None
+    roi = _region(picture)
+    found = findings(
+        numbers,
+        task=wanted,
+        temperature=temperature,
+        shift=about.calibration.shift if about.calibration else {},
+        regions=regions_of(
+            task, rows=rows, columns=columns, extent=picture.extent, eye=picture.eye
+        ),
+        roi=roi,
+        concepts=signs(numbers, task=wanted, association=about.concept_association),
+        seconds=seconds,
+    )
+    prediction_set = _prediction_set(prediction, about, wanted)
+    chosen: tuple[str, ...] = ()
+    if methods or trust != "none":
+        chosen = _chosen(found, expand, wanted, prediction_set)
+        found = tuple(
+            with_methods(
+                finding,
+                Question(
+                    network=model.network,
+                    image=images,
+                    task=wanted,
+                    logit=logit_of(wanted, place),
+                    threshold=finding.threshold,
+                    seed=derive_seed(model.package.seed, "explain", task),
+                ),
+                methods=tuple(methods),
+                trust=trust,
+                roi=roi,
+            )
+            if finding.name in chosen
+            else finding
+            for place, finding in enumerate(found)
+        )
+    novelty = _novelty(prediction, about)
+    answers = _answers(wanted, found)
+    without_words = Explanation(
+        format=1,
+        made_at=now.astimezone(UTC).isoformat(timespec="seconds"),
+        picture=Picture(
+            name=picture.name,
+            sha256=picture.sha256,
+            width_px=picture.width_px,
+            height_px=picture.height_px,
+            size_px=picture.image.shape[0],
+            skipped=picture.skipped,
+        ),
+        model=_lineage(model, about),
+        task=task,
+        title=wanted.title,
+        kind=wanted.kind,
+        answer=answer_words(
+            wanted.kind,
+            findings=found,
+            answers=answers,
+            prediction_set=prediction_set,
+            novelty=novelty,
+        ),
+        answers=answers,
+        findings=found,
+        expanded=chosen,
+        prediction_set=prediction_set,
+        novelty=novelty,
+        is_calibrated=about.calibration is not None,
+        temperature=temperature,
+        roi=roi,
+        rationale=(),
+    )
+    return without_words.model_copy(update={"rationale": rationale(without_words)})
+
+
+def _chosen(
+    found: Sequence[Finding],
+    expand: Sequence[str] | None,
+    task: Task,
+    prediction_set: PredictionSet | None,
+) -> tuple[str, ...]:
+    names = [finding.name for finding in found]
+    if expand is None:
+        return tuple(names[place] for place in described(task.kind, found, prediction_set))
+    for name in expand:
+        if name not in names:
+            raise ModelError(
+                unknown_name(f"finding of task {task.name}", name, dict.fromkeys(names))
+            )
+    return tuple(name for name in names if name in expand)
+
+
+def _answers(task: Task, found: Sequence[Finding]) -> dict[str, float]:
+    """Return the probability of each answer where answers exclude each other."""
+    if task.kind == "ordinal":
+        return grade_answers(task.labels, [finding.probability for finding in found])
+    return class_answers(task.labels, found[0].probability) if task.kind == "binary" else {}
+
+
+def _prediction_set(prediction: Prediction, about: TaskPackage, task: Task) -> PredictionSet | None:
+    calibration = about.calibration
+    if prediction.sets is None or calibration is None or calibration.conformal is None:
+        return None
+    sets = prediction.sets[0]
+    is_multi = task.kind == "multi-label"
+    return PredictionSet(
+        members=tuple(
+            member(found.question, word) if is_multi else word
+            for found in sets
+            for word in found.members
+        ),
+        questions=tuple(found.question for found in sets),
+        coverage=calibration.conformal.coverage,
+        calibration_pictures=calibration.pictures,
+        is_sure=all(found.is_sure for found in sets),
+        promise=promise(calibration.conformal, task),
+    )
+
+
+def _novelty(prediction: Prediction, about: TaskPackage) -> Novelty | None:
+    if prediction.distance is None or prediction.is_novel is None or about.novelty_limit is None:
+        return None
+    return Novelty(
+        score=written(prediction.distance[0]),
+        limit=written(about.novelty_limit),
+        is_novel=bool(prediction.is_novel[0]),
+    )
+
+
+def _region(picture: PreparedPicture) -> Region | None:
+    """Return the expert's region as the coverage of at most 64 x 64 cells."""
+    if picture.region is None:
+        return None
+    cells = min(CELLS, picture.region.shape[0])
+    coverage = np.clip(cell_coverage(picture.region, cells, cells), 0, 1)
+    return Region(rows=cells, columns=cells, coverage=written_all(coverage))
+
+
+def _lineage(model: LoadedModel, about: TaskPackage) -> Lineage:
+    package = model.package
+    return Lineage(
+        run=package.run,
+        round=package.round,
+        weights_sha256=package.weights_sha256,
+        config_digest=package.config_digest,
+        sites=about.sites,
+        training_pictures=about.training_pictures,
+        reference=about.reference,
+        versions=package.versions,
+    )

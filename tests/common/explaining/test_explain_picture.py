@@ -1,0 +1,245 @@
+"""An explanation holds what the network said, in numbers that can be done again from the file."""
+
+import math
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+from common.errors import ModelError
+from common.explaining.explain_picture import explain_picture
+from common.explaining.picture_file import PreparedPicture
+from common.explanation.derived import energy_in_region
+from common.explanation.rationale import rationale
+from common.explanation.schema import Explanation
+from common.package.loading import LoadedModel, network_input
+from small_model import WEIGHTS, small_model
+
+NOW = datetime(2026, 3, 2, 9, 30, tzinfo=UTC)
+TASKS = ("chestx", "retina", "pathoscan")
+Drawn = Callable[..., PreparedPicture]
+every_task = pytest.mark.parametrize("task", TASKS)
+
+
+def sigmoid(value: float) -> float:
+    return 1 / (1 + math.exp(-value))
+
+
+@every_task
+def test_numbers_are_those_of_the_forward_pass(model: LoadedModel, drawn: Drawn, task: str) -> None:
+    picture = drawn()
+
+    made = explain_picture(model, picture, task=task, now=NOW)
+
+    with torch.no_grad():
+        output = model.network(network_input(picture.image[None]), task=task)
+    for place, finding in enumerate(made.findings):
+        logit = 0 if task == "retina" else place
+        own = finding.methods[0].map
+        assert own is not None
+        assert finding.name == model.task(task).class_names[place]
+        assert finding.logit == pytest.approx(float(output.logits[0, logit]), rel=1e-5)
+        assert np.allclose(own.values, output.maps[0, logit].flatten(), rtol=1e-5)
+        assert sigmoid(float(output.class_logits[0, place])) == pytest.approx(
+            finding.uncalibrated, rel=1e-5
+        )
+        assert finding.context_logits == pytest.approx(float(output.context[0, logit]), rel=1e-5)
+    assert any(f.context_share > 0 for f in made.findings) is (task == "chestx")
+
+
+@every_task
+def test_every_number_of_a_finding_follows_from_the_others(
+    model: LoadedModel, drawn: Drawn, task: str
+) -> None:
+    made = explain_picture(model, drawn(region=True), task=task, now=NOW)
+
+    assert made.temperature is not None
+    assert made.roi is not None
+    for finding in made.findings:
+        own = finding.methods[0].map
+        assert own is not None
+        assert finding.map_logits == pytest.approx(math.fsum(own.values), rel=1e-5)
+        assert finding.logit == pytest.approx(
+            finding.map_logits + finding.context_logits, abs=1e-5 * max(1, abs(finding.logit))
+        )
+        answer = finding.logit - finding.threshold
+        assert finding.uncalibrated == pytest.approx(sigmoid(answer), rel=1e-5)
+        assert finding.shift == pytest.approx(math.log(WEIGHTS.get(finding.name, 1.0)), rel=1e-5)
+        cooled = (answer - finding.shift) / made.temperature
+        assert finding.probability == pytest.approx(sigmoid(cooled), rel=1e-5)
+        assert finding.is_called is (finding.probability >= 0.5) is (answer >= finding.shift)
+        parts = abs(finding.map_logits), abs(finding.context_logits)
+        assert finding.context_share == pytest.approx(parts[1] / sum(parts), rel=1e-4)
+        assert finding.methods[0].energy_in_roi == energy_in_region(own, made.roi)
+    if made.kind != "multi-label":
+        assert sum(made.answers.values()) == pytest.approx(1, abs=1e-5)
+    assert made.rationale == rationale(made)
+
+
+@every_task
+def test_probabilities_and_sets_are_the_models_own(
+    model: LoadedModel, drawn: Drawn, task: str
+) -> None:
+    picture = drawn(2)
+
+    made = explain_picture(model, picture, task=task, now=NOW)
+
+    prediction = model.predict(task, network_input(picture.image[None]))
+    assert np.allclose([f.probability for f in made.findings], prediction.probabilities, rtol=1e-5)
+    assert prediction.sets is not None
+    assert made.prediction_set is not None
+    sets = prediction.sets[0]
+    assert len(made.prediction_set.members) == sum(len(found.members) for found in sets)
+    assert made.prediction_set.is_sure is all(found.is_sure for found in sets)
+    if task == "chestx":
+        assert made.prediction_set.members[0].startswith("Effusion: ")
+    assert made.novelty is not None
+    assert prediction.distance is not None
+    assert made.novelty.score == pytest.approx(float(prediction.distance[0]), rel=1e-5)
+
+
+def test_a_novel_picture_gets_no_answer(drawn: Drawn) -> None:
+    made = explain_picture(small_model(novelty_limit=0.0), drawn(), task="retina", now=NOW)
+
+    assert made.novelty is not None
+    assert made.novelty.is_novel
+    assert made.answer == "unlike what it knows"
+
+
+def test_a_model_without_calibration_says_so_and_names_no_set(drawn: Drawn) -> None:
+    made = explain_picture(
+        small_model(is_calibrated=False, novelty_limit=None, is_weighted=True),
+        drawn(),
+        task="chestx",
+        now=NOW,
+    )
+
+    assert (made.is_calibrated, made.temperature) == (False, None)
+    assert made.prediction_set is None
+    assert made.novelty is None
+    assert all(finding.probability == finding.uncalibrated for finding in made.findings)
+    assert all(finding.shift == 0 for finding in made.findings)
+    assert any("not calibrated" in sentence.text for sentence in made.rationale)
+
+
+def test_without_methods_there_is_one_forward_pass(
+    model: LoadedModel, drawn: Drawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes = []
+    handle = model.network.register_forward_hook(lambda *_: passes.append(1))
+    try:
+        made = explain_picture(model, drawn(), task="chestx", now=NOW)
+    finally:
+        handle.remove()
+
+    assert len(passes) == 1
+    assert made.expanded == ()
+    assert all(len(finding.methods) == 1 for finding in made.findings)
+
+
+def test_the_same_picture_is_explained_the_same_way_twice(model: LoadedModel, drawn: Drawn) -> None:
+    def once() -> Explanation:
+        made = explain_picture(
+            model, drawn(), task="retina", now=NOW, methods=("occlusion",), trust="own"
+        )
+        document = made.model_dump()
+        for finding in document["findings"]:
+            for method in finding["methods"]:
+                method["seconds"] = 0.0
+        return Explanation.model_validate(document)
+
+    state = torch.random.get_rng_state()
+    first, second = once(), once()
+
+    assert first == second
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_methods_are_for_called_or_open_findings_unless_others_are_named(
+    model: LoadedModel, drawn: Drawn
+) -> None:
+    usual = explain_picture(model, drawn(), task="chestx", now=NOW, methods=("occlusion",))
+    named = explain_picture(
+        model, drawn(), task="chestx", now=NOW, methods=("occlusion",), expand=("Mass",)
+    )
+
+    for made in (usual, named):
+        with_more = [finding.name for finding in made.findings if len(finding.methods) > 1]
+        assert tuple(with_more) == made.expanded
+    called = [finding.name for finding in usual.findings if finding.is_called]
+    assert set(called) <= set(usual.expanded)
+    assert named.expanded == ("Mass",)
+
+
+def test_a_map_of_a_method_is_in_shares_and_its_agreement_is_a_rank_correlation(
+    model: LoadedModel, drawn: Drawn
+) -> None:
+    made = explain_picture(
+        model, drawn(), task="pathoscan", now=NOW, methods=("evidence", "occlusion")
+    )
+
+    own, occlusion = made.findings[0].methods
+    assert occlusion.map is not None
+    assert own.map is not None
+    assert occlusion.name == "occlusion"
+    assert (occlusion.map.unit, occlusion.map.rows) == ("shares", 64)
+    assert sum(occlusion.map.values) == pytest.approx(1, abs=1e-4)
+    assert min(occlusion.map.values) >= 0
+    assert occlusion.seconds > 0
+    # Both 64 x 64: the own map spread over the pixels of its cells by straight lines.
+    spread = torch.nn.functional.interpolate(
+        torch.tensor(own.map.values).reshape(1, 1, 8, 8).clamp(min=0),
+        size=(64, 64),
+        mode="bilinear",
+    )
+    expected = spearmanr(spread.flatten().numpy(), occlusion.map.values).statistic
+    assert occlusion.agreement == pytest.approx(float(expected), abs=0.01)
+
+
+def test_trust_is_measured_of_the_own_map_or_of_all(model: LoadedModel, drawn: Drawn) -> None:
+    own = explain_picture(
+        model, drawn(), task="pathoscan", now=NOW, methods=("occlusion",), trust="own"
+    ).findings[0]
+
+    first, second = own.methods
+    assert first.faithfulness is not None
+    assert first.stability is not None
+    assert own.region_drop is not None
+    assert second.faithfulness is None
+    assert second.stability is None
+    # Deletion starts from the picture as it is, insertion ends there.
+    assert first.faithfulness.deletion[0] == pytest.approx(own.uncalibrated, rel=1e-4)
+    assert first.faithfulness.insertion[-1] == pytest.approx(own.uncalibrated, rel=1e-4)
+    assert first.faithfulness.shares[0] == 0
+    assert first.faithfulness.shares[-1] == 1
+    both = explain_picture(
+        model, drawn(), task="pathoscan", now=NOW, methods=("occlusion",), trust="all"
+    ).findings[0]
+    assert all(method.stability is not None for method in both.methods)
+    assert all(method.faithfulness is not None for method in both.methods)
+
+
+def test_a_chest_has_no_flip_to_be_stable_under(model: LoadedModel, drawn: Drawn) -> None:
+    made = explain_picture(model, drawn(), task="chestx", now=NOW, trust="own", expand=("Mass",))
+
+    stability = made.findings[1].methods[0].stability
+    assert stability is not None
+    assert stability.flip is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"task": "knee"}, "task of this model"),
+        ({"task": "chestx", "methods": ("grad-camp",)}, "Did you mean 'grad-cam'"),
+        ({"task": "chestx", "methods": ("occlusion",), "expand": ("Masse",)}, "Mass"),
+    ],
+)
+def test_what_the_model_does_not_have_is_refused_by_name(
+    model: LoadedModel, drawn: Drawn, asked: dict[str, object], words: str
+) -> None:
+    with pytest.raises(ModelError, match=words):
+        explain_picture(model, drawn(), now=NOW, **asked)  # type: ignore[arg-type]

@@ -1,0 +1,63 @@
+"""A method that fails says why in its place; maps are reduced without losing their total."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from common.errors import ExplanationError
+from common.explain import EXPLAINERS
+from common.explaining.explain_picture import explain_picture
+from common.explaining.methods import reduced
+from common.explaining.picture_file import PreparedPicture
+from common.package.loading import LoadedModel
+
+NOW = datetime(2026, 3, 2, 9, 30, tzinfo=UTC)
+Drawn = Callable[..., PreparedPicture]
+
+
+def test_a_method_that_cannot_explain_says_why_and_the_others_go_on(
+    model: LoadedModel, drawn: Drawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = EXPLAINERS.get
+
+    def get(name: str) -> object:
+        return refuse if name == "lrp" else known(name)
+
+    def refuse(*_: object, **__: object) -> Tensor:
+        raise ExplanationError("layer Mixer has no rule; leave lrp out.")
+
+    monkeypatch.setattr(EXPLAINERS, "get", get)
+
+    made = explain_picture(
+        model, drawn(), task="pathoscan", now=NOW, methods=("lrp", "occlusion"), trust="all"
+    )
+
+    own, failed, worked = made.findings[0].methods
+    assert (failed.name, failed.map) == ("lrp", None)
+    assert failed.failure == "layer Mixer has no rule; leave lrp out."
+    assert (own.failure, worked.failure) == ("", "")
+    assert worked.map is not None
+    assert any(failed.failure in sentence.text for sentence in made.rationale)
+
+
+@pytest.mark.parametrize("side", [32, 64, 96, 256])
+def test_a_map_is_reduced_by_area_and_keeps_where_its_weight_is(side: int) -> None:
+    generator = torch.Generator().manual_seed(side)
+    saliency = torch.rand((side, side), generator=generator)
+    saliency /= saliency.sum()
+
+    cells = reduced(saliency)
+
+    assert cells.rows == min(64, side)
+    values = np.array(cells.values).reshape(cells.rows, cells.columns)
+    assert values.sum() == pytest.approx(1, abs=1e-4)
+    half = values[: cells.rows // 2].sum()
+    assert half == pytest.approx(float(saliency[: side // 2].sum()), abs=1e-4)
+
+
+def test_an_empty_map_stays_empty() -> None:
+    assert set(reduced(torch.zeros(128, 128)).values) == {0.0}

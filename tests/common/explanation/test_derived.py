@@ -1,0 +1,155 @@
+"""What follows from written numbers follows for every reader alike."""
+
+import numpy as np
+import pytest
+
+from common.explanation.derived import (
+    answer_words,
+    area,
+    beats_chance,
+    class_answers,
+    described,
+    energy_in_region,
+    grade_answers,
+    member,
+    open_findings,
+)
+from common.explanation.schema import Explanation, Faithfulness, GridMap, PredictionSet, Region
+from sample import sample
+
+
+def answered(explanation: Explanation, *members: str) -> str:
+    """The answer where the prediction set holds these members."""
+    assert explanation.prediction_set is not None
+    answers = explanation.prediction_set.model_copy(update={"members": members})
+    return answer_words(
+        explanation.kind,
+        findings=explanation.findings,
+        answers=explanation.answers,
+        prediction_set=answers,
+        novelty=explanation.novelty,
+    )
+
+
+PRESENT = tuple(member(name, "present") for name in ("Effusion", "Mass", "Pneumothorax"))
+ABSENT = tuple(member(name, "absent") for name in ("Effusion", "Mass", "Pneumothorax"))
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        (ABSENT, "none of its findings"),
+        ((PRESENT[0], *ABSENT[1:]), "Effusion"),
+        ((*PRESENT[:2], ABSENT[2]), "Effusion, Mass"),
+        ((PRESENT[0], PRESENT[1], ABSENT[1], ABSENT[2]), "Effusion; not sure about Mass"),
+        ((PRESENT[0], ABSENT[1]), "Effusion; not sure about Pneumothorax"),  # none fits
+        ((*PRESENT, *ABSENT), "not sure about Effusion or Mass or Pneumothorax"),
+    ],
+)
+def test_findings_are_answered_by_the_prediction_set(members: tuple[str, ...], words: str) -> None:
+    assert answered(sample("chestx"), *members) == words
+
+
+def test_a_finding_that_the_set_does_not_ask_about_is_answered_by_its_probability() -> None:
+    explanation = sample("chestx")
+    assert explanation.prediction_set is not None
+    answers = explanation.prediction_set.model_copy(
+        update={"questions": ("Pneumothorax",), "members": (ABSENT[2],)}
+    )
+
+    assert open_findings(["Effusion", "Mass", "Pneumothorax"], answers) == ()
+    assert (
+        answer_words(
+            "multi-label",
+            findings=explanation.findings,
+            answers={},
+            prediction_set=answers,
+            novelty=None,
+        )
+        == "Effusion, Mass"
+    )
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [(("3 severe",), "3 severe"), ((), "not sure"), (("2 moderate", "3 severe"), "not sure")],
+)
+def test_a_grade_is_answered_where_one_is_left(members: tuple[str, ...], words: str) -> None:
+    assert answered(sample("retina"), *members) == words
+
+
+def test_a_novel_picture_has_no_answer() -> None:
+    assert answered(sample("pathoscan", is_novel=True), "malignant") == "unlike what it knows"
+
+
+def test_without_a_set_the_more_probable_answer_is_given() -> None:
+    assert sample("retina", is_calibrated=False).answer == "2 moderate"
+    assert sample("chestx", is_calibrated=False).answer == "Effusion, Mass"
+
+
+def test_grades_are_the_differences_of_at_least() -> None:
+    grades = grade_answers(("0", "1", "2"), [0.7, 0.25])
+
+    assert grades == {"0": 0.3, "1": 0.45, "2": 0.25}
+    assert class_answers(("benign", "malignant"), 0.9) == {"benign": 0.1, "malignant": 0.9}
+
+
+def test_called_and_open_findings_are_described_most_probable_first() -> None:
+    explanation = sample("chestx")
+
+    assert described("multi-label", explanation.findings, None) == (0, 1)
+    nothing = [finding.model_copy(update={"is_called": False}) for finding in explanation.findings]
+    assert described("multi-label", nothing, None) == (0,)
+    left_open = PredictionSet(
+        members=ABSENT[:2],
+        questions=("Effusion", "Mass", "Pneumothorax"),
+        coverage=0.9,
+        calibration_pictures=9,
+        is_sure=False,
+        promise="",
+    )
+    assert described("multi-label", nothing, left_open) == (2,)
+
+
+def test_of_grades_the_highest_called_stands_for_all() -> None:
+    assert described("ordinal", sample("retina").findings, None) == (1,)
+
+
+def test_areas_are_trapezoids() -> None:
+    shares, curve = [0.0, 0.1, 0.4, 1.0], [0.9, 0.5, 0.4, 0.0]
+
+    assert area(shares, curve) == pytest.approx(float(np.trapezoid(curve, shares)))
+    with pytest.raises(ValueError, match="zip"):
+        area(shares, curve[:-1])
+
+
+@pytest.mark.parametrize(
+    ("deletion", "insertion", "better"),
+    [
+        ((0.9, 0.2), (0.1, 0.9), True),
+        ((0.9, 0.6), (0.1, 0.9), False),
+        ((0.9, 0.2), (0.1, 0.3), False),
+    ],
+)
+def test_a_map_beats_chance_only_by_both_curves(
+    deletion: tuple[float, float], insertion: tuple[float, float], better: bool
+) -> None:
+    curves = Faithfulness(
+        shares=(0.0, 1.0),
+        deletion=deletion,
+        insertion=insertion,
+        random_deletion=(0.9, 0.4),
+        random_insertion=(0.1, 0.5),
+    )
+
+    assert beats_chance(curves) is better
+
+
+def test_energy_in_a_region_counts_positive_evidence_by_covered_area() -> None:
+    values = GridMap(rows=2, columns=2, unit="logits", values=(3.0, 1.0, -5.0, 0.0))
+    # The left half, on a finer grid; of the second column's cells a quarter.
+    region = Region(rows=1, columns=4, coverage=(1.0, 1.0, 0.5, 0.0))
+
+    assert energy_in_region(values, region) == pytest.approx((3 + 0.25) / 4)
+    nothing = GridMap(rows=1, columns=1, unit="logits", values=(-1.0,))
+    assert energy_in_region(nothing, region) is None
