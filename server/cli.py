@@ -2,7 +2,16 @@
 
 import click
 
-from server.commands import federation, local, modes, running, study
+from server.commands import (
+    explaining,
+    exporting,
+    federation,
+    local,
+    modes,
+    reviewing,
+    running,
+    study,
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -22,6 +31,9 @@ for command in (
     local.simulate,
     local.show,
     local.dashboard,
+    explaining.explain,
+    exporting.export,
+    reviewing.reviews,
     study.audit_privacy,
     modes.modes,
     federation.provision,

@@ -233,21 +233,62 @@ def start_tracking(config: RunConfig, *, out: Path, tags: Mapping[str, str]) -> 
 
     Raises RunError when MLflow cannot be reached, before any training.
     """
+    return open_run(
+        config.tracking.uri,
+        experiment=config.tracking.experiment,
+        name=config.name,
+        out=out,
+        tags=tags,
+    )
+
+
+def open_run(
+    uri: str | None, *, experiment: str, name: str, out: Path, tags: Mapping[str, str]
+) -> Tracker:
+    """Open a run of a name in an experiment at a URI, ``None``: in ``out`` as SQLite.
+
+    Raises RunError when MLflow cannot be reached.
+    """
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    uri = config.tracking.uri or f"sqlite:///{out / DATABASE_FILE}"
+    uri = uri or f"sqlite:///{out / DATABASE_FILE}"
     try:
         client = connect(uri)
-        experiment_id = _experiment(client, config.tracking.experiment, uri=uri, out=out)
-        run = client.create_run(experiment_id, run_name=config.name, tags=dict(tags))
+        experiment_id = _experiment(client, experiment, uri=uri, out=out)
+        run = client.create_run(experiment_id, run_name=name, tags=dict(tags))
     except (*FAILURES, ImportError) as error:  # a database's driver may be missing
         raise RunError(
             f"{_unreachable(uri, error)} Start that server, correct tracking.uri, or set it to "
             f"null to track into {out / DATABASE_FILE}."
         ) from error
-    return Tracker(
-        client, uri=uri, experiment=config.tracking.experiment, run_id=run.info.run_id, out=out
-    )
+    return Tracker(client, uri=uri, experiment=experiment, run_id=run.info.run_id, out=out)
+
+
+def reopen_run(entry: TrackingEntry, *, out: Path) -> Tracker:
+    """Open the MLflow run of a run that has ended, to add to it; its status stays as it is.
+
+    Its database is looked for in ``out`` first: the folder may have been moved. Do not close the
+    tracker, which would end the run anew.
+
+    Raises RunError when MLflow cannot be reached or has no such run.
+    """
+    out = out.resolve()
+    database = out / DATABASE_FILE
+    uri = f"sqlite:///{database}" if database.exists() else entry.uri
+    try:
+        client = connect(uri)
+        is_there = _has_run(client, entry.run_id)
+    except (*FAILURES, ImportError) as error:
+        raise RunError(
+            f"{_unreachable(uri, error)} Start that server; one that asks for a password must be "
+            "given with it, by its address instead of the run's folder."
+        ) from error
+    if not is_there:
+        raise RunError(
+            f"{without_credentials(uri)}: MLflow no longer has the run {entry.run_id}. Give the "
+            "address of an MLflow server instead of the run's folder."
+        )
+    return Tracker(client, uri=uri, experiment=entry.experiment, run_id=entry.run_id, out=out)
 
 
 def continue_tracking(

@@ -1,0 +1,93 @@
+"""The top of a page: the answer, how sure it is, and what cannot be ruled out."""
+
+from common.explanation.derived import answers_left, member
+from common.explanation.schema import Explanation, PredictionSet
+from common.pages.sheet import Sheet
+
+SUPPORT = (
+    "Decision support, not a diagnosis. The model sees this one picture and nothing of the "
+    "patient; a clinician decides."
+)
+
+
+def answer(sheet: Sheet, explanation: Explanation) -> str:
+    """Return the header of a page: the answer first."""
+    return (
+        f'<header><p class="kicker">{sheet.words("/title")} · {sheet.words("/picture/name")}</p>'
+        f"<h1>{sheet.words('/answer', 'capital')}</h1>"
+        f'<ul class="standing">{_standing(explanation)}</ul>'
+        f"{_prediction_set(sheet, explanation)}"
+        f'<p class="support">{SUPPORT}</p></header>'
+    )
+
+
+def _standing(explanation: Explanation) -> str:
+    """Say how far the answer holds; by sign and word, never by colour alone."""
+    said = []
+    novelty, answers = explanation.novelty, explanation.prediction_set
+    if novelty is not None and novelty.is_novel:
+        said.append(("warn", "▲", "Unlike the pictures it knows: do not rely on the answer"))
+    if answers is None:
+        said.append(("warn", "?", "How sure it is has not been measured"))
+    elif answers.is_sure:
+        said.append(("calm", "●", "Sure: one answer is left"))
+    else:
+        said.append(("warn", "◐", "Not sure: more than one answer is left"))
+    if not explanation.is_calibrated:
+        said.append(("warn", "○", "Not calibrated: its probabilities are only an order"))
+    if novelty is None:
+        said.append(("calm", "?", "Whether the picture is unlike those it knows is not known"))
+    return "".join(
+        f'<li class="{kind}"><span aria-hidden="true">{sign}</span> {words}</li>'
+        for kind, sign, words in said
+    )
+
+
+def _prediction_set(sheet: Sheet, explanation: Explanation) -> str:
+    if explanation.prediction_set is None:
+        return ""
+    rows = "".join(
+        f"<dt>{heading}</dt><dd><ul>{''.join(f'<li>{one}</li>' for one in chips)}</ul></dd>"
+        for heading, chips in _grouped(sheet, explanation, explanation.prediction_set).items()
+        if chips
+    )
+    return (
+        f'<dl class="set">{rows}</dl><p class="faint">'
+        f"{sheet.words('/prediction_set/promise', 'sentence')} Wanted coverage "
+        f"{sheet.number('/prediction_set/coverage', 'share')}, from "
+        f"{sheet.number('/prediction_set/calibration_pictures', 'whole')} pictures.</p>"
+    )
+
+
+def _grouped(
+    sheet: Sheet, explanation: Explanation, answers: PredictionSet
+) -> dict[str, list[str]]:
+    """Return what is in the prediction set by what it means to a reader.
+
+    A question with both its answers left, or with neither, is open.
+    """
+    wording = "finding" if explanation.kind == "multi-label" else "plain"
+    members = [
+        sheet.words(f"/prediction_set/members/{place}", wording)
+        for place in range(len(answers.members))
+    ]
+    if explanation.kind != "multi-label":
+        return {"Not ruled out": members or ["no answer: none fits what it was calibrated on"]}
+    grouped: dict[str, list[str]] = {
+        "Present": [],
+        "Left open": [],
+        "Absent": [],
+        "Not measured": [],
+    }
+    for place, finding in enumerate(explanation.findings):
+        left = answers_left(finding.name, answers)
+        heading = "Left open" if len(left) != 1 else left[0].capitalize()
+        if finding.name not in answers.questions:
+            grouped["Not measured"].append(sheet.words(f"/findings/{place}/name", "finding"))
+        elif not left:
+            name = sheet.words(f"/findings/{place}/name", "finding")
+            grouped[heading].append(f"{name}: neither answer fits")
+        else:
+            places = [answers.members.index(member(finding.name, word)) for word in left]
+            grouped[heading] += [members[one] for one in places]
+    return grouped

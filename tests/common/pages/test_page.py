@@ -1,0 +1,313 @@
+"""A page says nothing that its JSON does not hold, and is whole in itself."""
+
+import base64
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydantic import JsonValue
+from read_html import Html, taken_apart
+
+from common.errors import DataError
+from common.explanation.schema import Explanation, GridMap
+from common.pages.curves import EDGE, HEIGHT, WIDTH
+from common.pages.page import write_page
+from sample import picture, sample
+
+VARIANTS = {
+    "chest": {"task": "chestx"},
+    "novel fundus": {"task": "retina", "is_novel": True},
+    "histology": {"task": "pathoscan"},
+    "not calibrated": {"task": "chestx", "is_calibrated": False},
+    "no methods": {"task": "retina", "has_methods": False},
+    "no signs": {"task": "pathoscan", "has_concepts": False},
+    "no region": {"task": "chestx", "has_roi": False},
+}
+
+
+def made(folder: Path, explanation: Explanation) -> tuple[Html, JsonValue]:
+    path = folder / "page.html"
+    write_page(explanation, picture(explanation.task), path)
+    document = json.loads((folder / "page.json").read_text(encoding="utf-8"))
+    return taken_apart(path.read_text(encoding="utf-8")), document
+
+
+@pytest.fixture(scope="module", params=VARIANTS.values(), ids=VARIANTS.keys())
+def variant(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Html, JsonValue]:
+    return made(tmp_path_factory.mktemp("page"), sample(**request.param))
+
+
+def at(document: JsonValue, pointer: str) -> JsonValue:
+    for part in pointer.split("/")[1:]:
+        key = part.replace("~1", "/").replace("~0", "~")
+        document = document[int(key)] if isinstance(document, list) else document[key]
+    return document
+
+
+def recomputed(document: JsonValue, source: str) -> float:
+    """The value of a source, by numpy and without the page's own code."""
+    if "(" not in source:
+        return at(document, source)
+    name, inside = source.rstrip(")").split("(")
+    values = [np.array(at(document, pointer), dtype=object) for pointer in inside.split(",")]
+    first = values[0]
+    return {
+        "count": lambda: first.size,
+        "mean": lambda: first.astype(float).mean(),
+        "largest": lambda: first.astype(float).clip(min=0).max(),
+        "largest_against": lambda: (-first.astype(float)).clip(min=0).max(),
+        "total_for": lambda: first.astype(float).clip(min=0).sum(),
+        "total_against": lambda: (-first.astype(float)).clip(min=0).sum(),
+        "area": lambda: np.trapezoid(values[1].astype(float), first.astype(float)),
+    }[name]()
+
+
+def says(text: str, value: float) -> bool:
+    """Does a shown text say this value, to the last digit that it shows?"""
+    words = {
+        "under 1 %": 0 <= value < 0.01,
+        "over 99 %": 0.99 < value <= 1,
+        "exceptionally unlikely": value < 0.01,
+        "very unlikely": value < 0.1,
+        "unlikely": 0.09 < value < 0.33,
+        "about as likely as not": 0.32 < value < 0.67,
+        "likely": 0.66 < value < 0.9,
+        "very likely": value > 0.89,
+        "virtually certain": value > 0.99,
+    }
+    if text in words:
+        return bool(words[text])
+    number, _, unit = text.replace("−", "-").partition(" ")
+    scale = {"": 1.0, "%": 0.01, "ms": 0.001, "s": 1.0}[unit]
+    digits = len(number.partition(".")[2])
+    return abs(float(number) * scale - value) <= (0.5 * 10**-digits + 1e-9) * scale
+
+
+def test_every_number_on_a_page_can_be_recomputed_from_the_json_beside_it(
+    variant: tuple[Html, JsonValue],
+) -> None:
+    html, document = variant
+    numbers = html.shown("data")
+    assert len(numbers) > 20
+    for number in numbers:
+        source, value = number.attributes["data-from"], float(number.attributes["value"])
+        assert value == pytest.approx(recomputed(document, source), rel=1e-9, abs=1e-12), source
+        assert says(number.text, value), (source, number.text, value)
+
+
+def test_no_figure_stands_on_a_page_without_its_source(variant: tuple[Html, JsonValue]) -> None:
+    html, _ = variant
+    assert [text for text in html.outside if re.search(r"\d", text)] == []
+
+
+def test_every_text_with_a_source_is_the_text_of_its_source(
+    variant: tuple[Html, JsonValue],
+) -> None:
+    html, document = variant
+    for piece in html.shown("span") + html.shown("option"):
+        if "data-from" not in piece.attributes:
+            continue
+        source, wording = piece.attributes["data-from"], piece.attributes["data-as"]
+        text = at(document, source)
+        if wording in ("plain", "sentence"):
+            assert piece.text.replace("\N{NO-BREAK SPACE}", " ") == text
+        elif wording == "digest":
+            assert len(piece.text) == 12
+            assert text.startswith(piece.text)
+        else:
+            letters = re.sub(r"\W", "", piece.text.lower())
+            assert letters
+            assert set(re.findall(r"\d+", piece.text)) <= set(re.findall(r"\d+", text))
+    for piece in html.pieces:
+        if "data-key-of" in piece.attributes:
+            assert piece.text in at(document, piece.attributes["data-key-of"])
+
+
+def test_curves_and_bars_are_drawn_where_the_json_says(variant: tuple[Html, JsonValue]) -> None:
+    html, document = variant
+    lines = html.shown("polyline")
+    assert len(lines) >= 4
+    for line in lines:
+        drawn = np.array([p.split(",") for p in line.attributes["points"].split()], dtype=float)
+        share = (drawn[:, 0] - EDGE) / (WIDTH - 2 * EDGE)
+        value = (HEIGHT - EDGE - drawn[:, 1]) / (HEIGHT - 2 * EDGE)
+        assert share == pytest.approx(np.array(at(document, line.attributes["data-x"])), abs=5e-4)
+        assert value == pytest.approx(np.array(at(document, line.attributes["data-y"])), abs=1e-3)
+    bars = [one for one in html.shown("rect") if "data-width" in one.attributes]
+    assert len(bars) == len(document["findings"])
+    for bar in bars:
+        wanted = 100 * at(document, bar.attributes["data-width"])
+        assert float(bar.attributes["width"]) == pytest.approx(wanted, abs=0.05)
+
+
+def test_every_sentence_stands_once_and_names_what_it_rests_on(
+    variant: tuple[Html, JsonValue],
+) -> None:
+    html, document = variant
+    sources = [one.attributes.get("data-from") for one in html.shown("span")]
+    pointers = [one.text for one in html.shown("code")]
+    ids = {one.attributes["id"] for one in html.pieces if "id" in one.attributes}
+    assert document["rationale"]
+    for number, sentence in enumerate(document["rationale"]):
+        assert sources.count(f"/rationale/{number}/text") >= 1
+        assert set(sentence["uses"]) <= set(pointers)
+    links = [one.attributes["href"] for one in html.shown("a") if "href" in one.attributes]
+    assert links
+    assert {link.removeprefix("#") for link in links} <= ids
+
+
+def test_no_two_elements_have_one_id(variant: tuple[Html, JsonValue]) -> None:
+    html, _ = variant
+    ids = [one.attributes["id"] for one in html.pieces if "id" in one.attributes]
+    assert len(ids) == len(set(ids))
+
+
+def test_the_embedded_json_is_the_file_beside_the_page(variant: tuple[Html, JsonValue]) -> None:
+    html, document = variant
+    assert json.loads(html.one(id="explanation").text) == document
+    Explanation.model_validate(document)
+
+
+def test_a_page_allows_itself_its_own_style_and_script_and_nothing_else(
+    variant: tuple[Html, JsonValue],
+) -> None:
+    html, _ = variant
+    policy = html.one(**{"http-equiv": "Content-Security-Policy"}).attributes["content"]
+    (style,) = html.shown("style")
+    (script,) = (one for one in html.shown("script") if "type" not in one.attributes)
+    rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
+    hashes = [
+        base64.b64encode(hashlib.sha256(one.text.encode()).digest()).decode()
+        for one in (style, script)
+    ]
+    assert rules == {
+        "default-src": "'none'",
+        "img-src": "data:",
+        "style-src": f"'sha256-{hashes[0]}'",
+        "script-src": f"'sha256-{hashes[1]}'",
+        "form-action": "'none'",
+        "base-uri": "'none'",
+    }
+    for one in html.pieces:
+        assert "style" not in one.attributes  # the policy would leave it out
+        assert not any(name.startswith("on") for name in one.attributes)
+        for name in ("src", "href"):
+            address = one.attributes.get(name, "#") or ""
+            assert address.startswith(("#", "data:image/png;base64,")), address
+
+
+def test_names_cannot_break_out_of_their_place(tmp_path: Path) -> None:
+    evil = '</script><script>alert("1")</script><img src=x onerror=alert(1)>'
+    html, document = made(tmp_path, sample("chestx", name=evil))
+    assert document["picture"]["name"] == evil
+    assert len([one for one in html.shown("script") if "type" not in one.attributes]) == 1
+    assert [one.attributes["src"][:5] for one in html.shown("img")] == ["data:", "data:"]
+    (kicker,) = (one for one in html.pieces if one.attributes.get("class") == "kicker")
+    assert evil in kicker.text
+
+
+@pytest.mark.parametrize(
+    ("variant_of", "said"),
+    [
+        ({"task": "retina", "is_novel": True}, ["Unlike the pictures it knows", "Not sure"]),
+        ({"task": "pathoscan"}, ["Sure: one answer is left"]),
+        ({"task": "chestx", "is_calibrated": False}, ["has not been measured", "Not calibrated"]),
+    ],
+)
+def test_how_far_the_answer_holds_is_said_in_words(
+    tmp_path: Path, variant_of: dict[str, object], said: list[str]
+) -> None:
+    html, _ = made(tmp_path, sample(**variant_of))  # type: ignore[arg-type]
+    (standing,) = (one for one in html.pieces if one.attributes.get("class") == "standing")
+    lines = [one.text for one in html.shown("li") if one.text in standing.text and one.text]
+    assert [words for words in said if any(words in line for line in lines)] == said
+
+
+def test_a_question_with_both_answers_left_is_shown_as_open(tmp_path: Path) -> None:
+    html, _ = made(tmp_path, sample("chestx"))
+    (answers,) = (one for one in html.shown("dl") if one.attributes.get("class") == "set")
+    terms = re.findall(r"Present|Left open|Absent", answers.text)
+    rest = re.split(r"Present|Left open|Absent", answers.text)[1:]
+    groups = dict(zip(terms, rest, strict=True))
+    assert groups == {
+        "Present": "Effusion: present",
+        "Left open": "Mass: presentMass: absent",
+        "Absent": "Pneumothorax: absent",
+    }
+
+
+@pytest.mark.parametrize("task", ["chestx", "retina", "pathoscan"])
+@pytest.mark.parametrize("is_calibrated", [True, False])
+def test_a_probability_is_the_sum_that_the_page_writes_out(
+    tmp_path: Path, task: str, *, is_calibrated: bool
+) -> None:
+    explanation = sample(task, is_calibrated=is_calibrated)
+    html, document = made(tmp_path, explanation)
+    temperature = at(document, "/temperature") or 1.0
+    sources = [str(number.attributes["data-from"]) for number in html.shown("data")]
+    written_out = [source for source in sources if re.fullmatch(r"/findings/\d+/shift", source)]
+    shifted = []
+    for place, finding in enumerate(explanation.findings):
+        values = at(document, f"/findings/{place}")
+        answer = (values["logit"] - values["threshold"] - values["shift"]) / temperature
+        assert finding.probability == pytest.approx(1 / (1 + np.exp(-answer)), rel=1e-5)
+        if values["shift"]:
+            shifted.append(f"/findings/{place}/shift")
+    assert written_out == shifted
+    assert bool(shifted) is (is_calibrated and task != "pathoscan")
+
+
+def test_a_failed_method_says_why_and_cannot_be_chosen(tmp_path: Path) -> None:
+    html, document = made(tmp_path, sample("chestx"))
+    (failed,) = (one for one in html.shown("option") if "failed" in one.text)
+    assert "disabled" in failed.attributes
+    assert document["findings"][0]["methods"][3]["map"] is None
+    reasons = [one for one in html.shown("td") if "has no rule" in one.text]
+    assert len(reasons) == 1
+
+
+def test_a_map_without_anything_that_speaks_for_it_says_so(tmp_path: Path) -> None:
+    explanation = sample("chestx", has_methods=False, has_concepts=False)
+    finding = explanation.findings[2]
+    own = finding.methods[0]
+    empty = GridMap(rows=2, columns=2, unit="shares", values=(0.0, 0.0, 0.0, 0.0))
+    changed = finding.model_copy(update={"methods": (own.model_copy(update={"map": empty}),)})
+    findings = (*explanation.findings[:2], changed)
+    html, _ = made(tmp_path, explanation.model_copy(update={"findings": findings}))
+    (legend,) = (
+        one
+        for one in html.shown("p")
+        if one.attributes.get("data-finding") == "2" and "data-side" in one.attributes
+    )
+    assert "Nothing in the picture speaks for Pneumothorax by this method." in legend.text
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((8, 8), dtype=np.uint8),
+        np.zeros((8, 8, 2), dtype=np.uint8),
+        np.zeros((8, 8, 3), dtype=np.float32),
+    ],
+)
+def test_a_picture_of_another_shape_is_refused_and_nothing_written(
+    tmp_path: Path, wrong: np.ndarray
+) -> None:
+    with pytest.raises(DataError, match=r"picture \(S, S, 1 or 3\) of bytes, got"):
+        write_page(sample("chestx"), wrong, tmp_path / "page.html")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_finding_without_the_models_own_map_is_refused(tmp_path: Path) -> None:
+    explanation = sample("pathoscan")
+    (finding,) = explanation.findings
+    lost = finding.methods[0].model_copy(update={"map": None, "failure": "lost"})
+    changed = finding.model_copy(update={"methods": (lost, *finding.methods[1:])})
+    with pytest.raises(DataError, match="must be the model's own"):
+        made(tmp_path, explanation.model_copy(update={"findings": (changed,)}))
+    assert list(tmp_path.iterdir()) == []
