@@ -66,6 +66,11 @@ class SiteHome:
         return self.trainer / "state"
 
     @property
+    def layers(self) -> Path:
+        """Layers of the model that this site keeps to itself (client/state.py)."""
+        return self.state / "layers"
+
+    @property
     def answers(self) -> Path:
         """Per run: the last round, its request's digest and its stored answer."""
         return self.state / "answers"

@@ -19,6 +19,7 @@ from client.policy_file import read_policy
 from client.secure_checks import Terms
 from client.secure_member import SecureMember
 from client.spending import round_spending
+from client.state import count_layers
 from client.trust import Denial
 from client.view import View
 from client.voice import Voice
@@ -159,6 +160,9 @@ class Outgoing:
             server_round=case.server_round,
             request_digest=case.digest,
             now=self._now(),
+        )
+        count_layers(
+            self._home.layers, site=self._site, run=manifest.run, server_round=case.server_round
         )
         epsilons = epsilons_of(self._ledger, config.privacy, run=manifest.run)
         spent = [entry.seq for entry in self._ledger.entries() if entry.spending is not None]

@@ -24,7 +24,7 @@ from client.chunks import TooLargeError, joined, split
 from client.desk_report import DeskReport
 from client.site import LimitSettings
 from client.site_pb2 import Chunk, ReportReply, ReportRequest
-from client.socket_file import check_length, clear
+from client.socket_file import check_length, clear, nobody_answers
 from common.errors import SiteError, WireError
 
 log = logging.getLogger(__name__)
@@ -280,7 +280,7 @@ def _error_of(error: grpc.RpcError, socket: Path) -> SiteError | WireError:
     if code is grpc.StatusCode.INVALID_ARGUMENT:
         return WireError(details)
     if code is grpc.StatusCode.UNAVAILABLE:
-        return SiteError(f"no trainer answers at {socket}: is it running?")
+        return nobody_answers(socket)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return SiteError("the trainer did not answer in time; it keeps the answer for a repeat.")
     return SiteError(f"the trainer broke off ({code.name}): {details}")

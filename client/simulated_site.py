@@ -17,6 +17,7 @@ from client.secure_checks import Terms
 from client.secure_member import SecureMember
 from client.site_trainer import SiteTrainer
 from client.spending import round_spending
+from client.state import count_layers
 from client.without_noise import (
     DATA_CARD,
     EVALUATION,
@@ -143,6 +144,7 @@ class SimulatedSite:
         if spending is None:
             return {}
         ledger.spend(spending, run=run, server_round=server_round, request_digest=digest, now=now)
+        count_layers(self._site.state, site=self._site.name, run=run, server_round=server_round)
         return epsilons_of(ledger, config.privacy, run=run)
 
     def _member(self) -> SecureMember:

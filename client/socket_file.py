@@ -34,6 +34,11 @@ def clear(socket: Path) -> None:
     socket.unlink()
 
 
+def nobody_answers(socket: Path) -> SiteError:
+    """Return the error of a trainer that is away."""
+    return SiteError(f"no trainer answers at {socket}: is it running?")
+
+
 def check_length(socket: Path) -> None:
     """Raise SiteError when the path is too long for a socket."""
     length = len(os.fsencode(socket))

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from common.digests import text_digest
-from common.durable import read_array_file, write_array_file
+from common.durable import read_array_file, rename_durably, write_array_file
 from common.errors import RunError
 from common.privacy_config import Unit
 from common.signing import canonical
@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _FILE = re.compile(r"local-layers-(\d+)\.safetensors")
+_WAITING = "unspent-layers-{:05d}.safetensors"  # no name that _FILE knows: no round starts from it
 
 KEPT_ROUNDS = 2  # the last one, and the one it was trained from
 KEPT_RUNS = 16  # those of a site that were used last
@@ -97,6 +98,24 @@ class LocalState:
     def save(self, arrays: Arrays, *, server_round: int) -> None:
         """Keep the arrays after a round; when this returns they outlast a power cut."""
         write_array_file(self._file(server_round), arrays, {"round": server_round})
+        self._settle(server_round)
+
+    def hold(self, arrays: Arrays, *, server_round: int) -> None:
+        """Keep the arrays of a round with noise aside until the ledger counts it.
+
+        Were they kept at once, a breakdown before the ledger is written would let the next round
+        start from noise that nobody has counted. :func:`count_layers` makes them last.
+        """
+        write_array_file(self._waiting(server_round), arrays, {"round": server_round})
+
+    def count(self, *, server_round: int) -> None:
+        """Keep what was held aside after a round; nothing where nothing was."""
+        if self._waiting(server_round).exists():
+            rename_durably(self._waiting(server_round), self._file(server_round))
+            self._settle(server_round)
+
+    def _settle(self, server_round: int) -> None:
+        """Remove what no round will start from any more, of this run and of old ones."""
         known = self._rounds()
         # Later ones belong to rounds that the coordinator has lost and now does again.
         kept = [number for number in known if number <= server_round][-KEPT_ROUNDS:]
@@ -139,3 +158,22 @@ class LocalState:
 
     def _file(self, server_round: int) -> Path:
         return self._folder / f"local-layers-{server_round:05d}.safetensors"
+
+    def _waiting(self, server_round: int) -> Path:
+        return self._folder / _WAITING.format(server_round)
+
+
+def count_layers(folder: Path, *, site: str, run: str, server_round: int) -> None:
+    """Let the layers of a round last, of which the ledger now says what their noise has spent.
+
+    Args:
+        folder: Of all sites' states.
+        site: Whose layers.
+        run: Of which run.
+        server_round: The round that is spent.
+    """
+    kinds = folder / site / run
+    if not kinds.is_dir():
+        return  # it keeps no layers of its own
+    for kind in sorted(path.name for path in kinds.iterdir() if path.is_dir()):
+        LocalState(folder, site=site, run=run, kind=kind).count(server_round=server_round)

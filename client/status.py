@@ -17,7 +17,7 @@ from client.connector_report import ConnectorReport, read_report
 from client.desk_report import DeskReport
 from client.home import SiteHome
 from client.ledger_standing import EXCEEDED_NEXT, PrivacyStanding, privacy_standing
-from client.service import TrainerStub
+from client.socket_file import check_length, nobody_answers
 from common.config import Section
 from common.errors import LedgerError, SiteError
 from common.not_covered import NOT_COVERED_LINE
@@ -204,8 +204,7 @@ def _connector(home: SiteHome) -> tuple[ConnectorReport | None, list[Problem]]:
 
 def _trainer(home: SiteHome) -> tuple[DeskReport | None, list[Problem]]:
     try:
-        with closing(TrainerStub(home.socket, request_mb=_REQUEST_MB)) as stub:
-            return stub.report(TRAINER_TIMEOUT_S), []
+        return _report_of(home), []
     except SiteError as error:
         away = Problem(
             what=f"The trainer does not answer: {error}",
@@ -213,6 +212,17 @@ def _trainer(home: SiteHome) -> tuple[DeskReport | None, list[Problem]]:
             blocks=True,
         )
         return None, [away]
+
+
+def _report_of(home: SiteHome) -> DeskReport:
+    """Return what the trainer says. Raises SiteError where it says nothing."""
+    check_length(home.socket)
+    if not home.socket.exists():
+        raise nobody_answers(home.socket)
+    from client.service import TrainerStub  # noqa: PLC0415 - brings gRPC, for one who listens
+
+    with closing(TrainerStub(home.socket, request_mb=_REQUEST_MB)) as stub:
+        return stub.report(TRAINER_TIMEOUT_S)
 
 
 def _privacy(home: SiteHome) -> tuple[PrivacyStanding | None, list[Problem]]:

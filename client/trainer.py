@@ -114,7 +114,9 @@ class Trainer:
             for name, array in trained.items()
             if is_local(name, config.federation.local_layers)
         }
-        if local:
+        if local and config.privacy.enabled:
+            state.hold(local, server_round=request.server_round)
+        elif local:
             state.save(local, server_round=request.server_round)
         return self._reply(request, result, evaluation, change)
 

@@ -130,7 +130,7 @@ def local_site(home: SiteHome, site: SiteSettings) -> LocalSite:
         name=site.name,
         task=site.task,
         shard=home.shard,
-        state=home.state / "layers",
+        state=home.layers,
         num_threads=site.machine.num_threads,
         processes=site.machine.processes,
     )

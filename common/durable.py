@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from common.errors import DataError
+from common.whole_file import sync_folder
 from common.wire import Arrays
 
 _NOTE = "note"
@@ -34,12 +35,13 @@ def write_array_file(path: Path, arrays: Arrays, note: Mapping[str, JsonValue]) 
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    # The rename itself must outlast a power cut, not only the bytes.
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
+
+
+def rename_durably(path: Path, new: Path) -> None:
+    """Give a file another name in its folder; when this returns that outlasts a power cut."""
+    path.replace(new)
+    sync_folder(new.parent)
 
 
 def read_array_file(path: Path) -> tuple[dict[str, NDArray[np.float32]], dict[str, JsonValue]]:

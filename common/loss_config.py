@@ -12,7 +12,7 @@ PositiveWeight = Annotated[float, Field(gt=0)]
 class LossConfig(BaseModel):
     """Weights of the loss's parts; 0 turns a part off."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     lambda_att: NotNegative  # weight of the attention's spatial coherence
     lambda_sal: NotNegative  # weight of the evidence's agreement with the ROI

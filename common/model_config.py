@@ -10,7 +10,7 @@ Positive = Annotated[int, Field(gt=0)]
 class EncoderConfig(BaseModel):
     """Which timm CNN, and where in it evidence and transformer read."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     name: str  # any timm CNN that offers feature stages
     options: dict[str, JsonValue]  # passed on to timm
@@ -35,7 +35,7 @@ class EncoderConfig(BaseModel):
 class TransformerConfig(BaseModel):
     """Size of the transformer that reads the deeper stage."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     layers: Positive
     heads: Positive
@@ -45,7 +45,7 @@ class TransformerConfig(BaseModel):
 class ModelConfig(BaseModel):
     """Everything :func:`common.model.network.build_network` needs besides tasks and seed."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     image_size_px: Positive  # side of the pictures that locality is checked for
     encoder: EncoderConfig

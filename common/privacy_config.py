@@ -17,7 +17,7 @@ Count = Annotated[int, Field(ge=1)]
 class PrivacyConfig(BaseModel):
     """Differential privacy by DP-SGD at every site; nothing in it is counted from data."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     enabled: bool
     unit: Unit
@@ -34,7 +34,7 @@ class PrivacyConfig(BaseModel):
 class SecureAggregationConfig(BaseModel):
     """Updates are summed under masks: nobody but a site sees its own."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     enabled: bool
     min_group: Annotated[int, Field(ge=3)]  # sites in a sum; with fewer it is not opened

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from client.state import count_layers
 from client.trainer import Trainer
 from common.config import RunConfig
 from common.config_file import canonical_json
@@ -101,7 +102,32 @@ def test_local_layers_stay_at_the_site_in_private_training_too(
 
     assert isinstance(update, Update)
     assert not any(name.startswith("heads.") for name in update.arrays)
-    assert list((tmp_path / "valley" / "run-1").glob("noised-patient-*/local-layers-00001.*"))
+    [kept] = (tmp_path / "valley" / "run-1").glob("noised-patient-*/*")
+    assert kept.name == "unspent-layers-00001.safetensors"
+
+
+def test_no_round_starts_from_noise_that_the_ledger_has_not_counted(
+    shards: dict[str, Path], make_config: MakeConfig, tmp_path: Path
+) -> None:
+    still = (*PRIVATE, "train.learning_rate=1e-12", "train.weight_decay=0")
+    config = make_config(*still, "federation.local_layers=[heads.retina]")
+    moving = make_config(*PRIVATE, "federation.local_layers=[heads.retina]")
+    trainer = a_trainer(shards, tmp_path)
+    assert isinstance(trainer.train(a_request(moving)), Update)
+    second = a_request(config, server_round=2)
+
+    def head_after_second() -> dict[str, np.ndarray]:
+        assert isinstance(trainer.train(second), Update)
+        [kept] = (tmp_path / "valley" / "run-1").glob("*/unspent-layers-00002.safetensors")
+        return dict(read_array_file(kept)[0])
+
+    # The site broke down before its ledger had the first round.
+    unspent = head_after_second()
+    count_layers(tmp_path, site="valley", run="run-1", server_round=1)
+    spent = head_after_second()
+
+    assert max(np.abs(array - second.arrays[name]).max() for name, array in unspent.items()) < 1e-9
+    assert max(np.abs(array - second.arrays[name]).max() for name, array in spent.items()) > 1e-4
 
 
 @pytest.mark.parametrize("local_layers", ["[]", "[heads.retina]", "[heads.]"])
@@ -137,6 +163,7 @@ def test_a_private_run_goes_on_from_its_own_local_head_which_has_the_noise_too(
 
     for request in (first, second):
         assert isinstance(trainer.train(request), Update)
+        count_layers(tmp_path, site="valley", run="run-1", server_round=request.server_round)
 
     [kind] = (tmp_path / "valley" / "run-1").iterdir()
     heads = [read_array_file(path)[0] for path in sorted(kind.iterdir())]

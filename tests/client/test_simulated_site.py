@@ -10,6 +10,7 @@ import pytest
 
 from client.ledger import Ledger
 from client.simulated_site import LEDGER_FILE, SimulatedSite
+from client.state import LocalState
 from common.config import RunConfig
 from common.config_file import canonical_json
 from common.digests import text_digest
@@ -83,6 +84,7 @@ class Hospital:
     def __init__(self, site: LocalSite) -> None:
         self.trainer = CountingTrainer(site.name)
         self.site = SimulatedSite(site, self.trainer, now=lambda: datetime(2030, 1, 1, tzinfo=UTC))
+        self.state = site.state
         self.ledger = Ledger(site.state / site.name / LEDGER_FILE)
 
 
@@ -162,8 +164,13 @@ def test_noise_is_spent_before_an_update_leaves_and_said_with_it(
 ) -> None:
     north, config_json = hospitals["north"], three_sites(make_config, *PRIVATE)
 
+    layers = LocalState(north.state, site="north", run="run-1", kind="noised")
+    layers.hold({"head": np.ones(2, np.float32)}, server_round=1)
+
     first = north.site.train(a_request(config_json))
     second = north.site.train(a_request(config_json, run="run-2"))
+
+    assert layers.load(before=2)  # counted, so it may be trained on
 
     assert isinstance(first, Update)
     assert isinstance(second, Update)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client.state import KEPT_RUNS, LocalState, Making
+from client.state import KEPT_RUNS, LocalState, Making, count_layers
 from common.errors import DataError, RunError
 
 
@@ -37,6 +37,27 @@ def test_a_round_starts_from_the_last_one_before_it_that_this_site_trained(
     state.save(arrays(3.0), server_round=3)
 
     assert [value_before(state, n) for n in (1, 2, 3, 4, 9)] == [None, 1.0, 1.0, 3.0, 3.0]
+
+
+def test_what_waits_for_the_ledger_counts_when_the_ledger_has_it(
+    state: LocalState, tmp_path: Path
+) -> None:
+    state.save(arrays(1.0), server_round=1)
+    state.hold(arrays(2.0), server_round=2)
+    assert value_before(state, 3) == 1.0
+
+    count_layers(tmp_path, site="north", run="run-1", server_round=1)  # nothing waits there
+    assert value_before(state, 3) == 1.0
+    count_layers(tmp_path, site="north", run="run-1", server_round=2)
+
+    assert value_before(state, 3) == 2.0
+    kept = sorted(path.name for path in (tmp_path / "north" / "run-1" / "plain").iterdir())
+    assert kept == ["local-layers-00001.safetensors", "local-layers-00002.safetensors"]
+
+
+def test_a_run_that_keeps_no_layers_has_none_to_count(tmp_path: Path) -> None:
+    count_layers(tmp_path, site="north", run="run-1", server_round=1)
+    assert not list(tmp_path.iterdir())
 
 
 def test_two_rounds_are_kept(state: LocalState, tmp_path: Path) -> None:

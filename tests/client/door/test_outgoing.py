@@ -14,6 +14,7 @@ from client.answers import Answers
 from client.audit import AuditLog
 from client.ledger import Ledger
 from client.ledger_standing import privacy_standing
+from client.state import LocalState
 from client.voice import Voice
 from common.config import RunConfig
 from common.datasets.card import card_from_dict
@@ -78,6 +79,30 @@ def test_a_round_with_noise_is_spent_and_tells_what_was_spent(
             [each for each in ledger.entries() if each.spending], (first, second), strict=True
         )
     ]
+
+
+@pytest.mark.parametrize("is_broken", [False, True])
+def test_a_round_starts_from_local_layers_whose_noise_is_in_the_ledger(
+    private: Hospital,
+    trainer: CountingTrainer,
+    monkeypatch: pytest.MonkeyPatch,
+    is_broken: bool,
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise LedgerError("no disk")
+
+    manifest, request = private.approved(), private.train_request()
+    layers = LocalState(
+        private.home.layers, site=private.settings.name, run=request.run, kind="noised"
+    )
+    layers.hold({"head": np.ones(2, np.float32)}, server_round=1)
+    if is_broken:
+        monkeypatch.setattr(Ledger, "spend", fails)
+
+    answer = private.asked(private.desk(trainer), request, manifest)
+
+    assert isinstance(answer, Refusal if is_broken else Update)
+    assert bool(layers.load(before=2)) is not is_broken
 
 
 def test_what_an_earlier_run_has_spent_counts_too(
