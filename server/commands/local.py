@@ -42,9 +42,11 @@ def simulate(
     """
     console = Console(stderr=as_json)
     from common.config_file import load_config  # noqa: PLC0415 - the whole schema
+    from server.compatibility import refuse_conflicts  # noqa: PLC0415 - likewise
 
     try:
         loaded = load_config(config, overrides)
+        refuse_conflicts(loaded.run)  # told before the seconds that torch takes
         out = (out or Path("out") / loaded.run.name).resolve()
         from server.experiment import run_experiment  # noqa: PLC0415 - brings torch and mlflow
 

@@ -25,6 +25,7 @@ from common.manifest import (
 )
 from common.registry import unknown_name
 from common.signing import read_private_key
+from server.compatibility import refuse_conflicts
 from server.operations.admitted import AdmittedSite, read_admitted
 from server.operations.federation_file import Federation, read_federation
 from server.operations.flower_control import control_of
@@ -137,6 +138,7 @@ def plan_run(
     loaded = load_config(config, overrides)
     named = _named_sites(loaded.run, sites, read_admitted(home), now)
     run_config, notes = secured(restricted(loaded.run, named))
+    refuse_conflicts(run_config)  # told before the seconds that torch takes
     whole = LoadedConfig(run=run_config, root=loaded.root, path=loaded.path)
     manifest = _manifest(
         run_config,

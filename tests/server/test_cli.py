@@ -1,5 +1,7 @@
 """What a coordinator types, right or wrong: every mistake is named with its remedy, in time."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -188,3 +190,19 @@ def test_dashboard_of_a_folder_without_a_run_says_what_to_do(tmp_path: Path) -> 
     result = CliRunner().invoke(main, ["dashboard", str(tmp_path / "nowhere")])
     assert (result.exit_code, result.stdout) == (1, "")
     assert "mlflow.db: not found. Give the folder of a run" in result.stderr
+
+
+def test_what_does_not_go_together_is_told_before_anything_heavy_is_loaded(config: Path) -> None:
+    code = (
+        "import atexit, sys; from server.cli import main; "
+        "atexit.register(lambda: print('torch' in sys.modules)); main()"
+    )
+    options = ["--set", "privacy.enabled=true", "--set", "federation.aggregation=weighted-mean"]
+    told = subprocess.run(
+        [sys.executable, "-c", code, "simulate", str(config), *options],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (told.returncode, told.stdout.strip()) == (1, "False")
+    assert "does not go with differential privacy" in " ".join(told.stderr.split())
