@@ -1,6 +1,9 @@
 """Fixtures that every test may ask for."""
 
 import os
+import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,3 +31,42 @@ def real_data() -> Path:
     if named:
         pytest.fail(missing)
     pytest.skip(missing)
+
+
+@pytest.fixture(scope="session")
+def empty_tracking_database(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
+    """Return what gives a database with MLflow's tables, made by MLflow itself when first asked.
+
+    Its tables take two seconds to make, and many tests need a database of their own.
+    """
+    path = tmp_path_factory.mktemp("tracking") / "empty.db"
+
+    def database() -> Path:
+        if not path.exists():
+            from server import tracking
+
+            tracking.connect(f"sqlite:///{path}")
+        return path
+
+    return database
+
+
+@pytest.fixture(autouse=True)
+def quick_tracking_databases(
+    empty_tracking_database: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Let a run's database begin as a copy of the empty one, where the test has loaded MLflow."""
+    tracking = sys.modules.get("server.tracking")
+    if tracking is None:
+        return
+    connect = tracking.connect
+
+    def connect_to_copy(uri: str) -> object:
+        path = Path(uri.removeprefix("sqlite:///"))
+        if uri.startswith("sqlite:///") and path.parent.is_dir() and not path.exists():
+            with monkeypatch.context() as original:
+                original.setattr(tracking, "connect", connect)
+                shutil.copy(empty_tracking_database(), path)
+        return connect(uri)
+
+    monkeypatch.setattr(tracking, "connect", connect_to_copy)
