@@ -10,6 +10,10 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
+# Before torch is loaded: small networks gain nothing from threads, and the suite's processes would
+# take each other's cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
