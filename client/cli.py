@@ -6,6 +6,7 @@ import click
 
 from client.commands.approval import approve, revoke, waiting
 from client.commands.audit_log import audit
+from client.commands.auditing import audit_pack
 from client.commands.ledger import ledger
 from client.commands.pausing import pause, resume
 from client.commands.peers import peers
@@ -39,6 +40,7 @@ def main(home: Path) -> None:
     fovea-site approve RUN            look at one and approve it
     fovea-site status                 how it goes
     fovea-site ledger show            what it has told of patients, at most
+    fovea-site audit-pack MODEL       a model on this hospital's own pictures, kept here
     fovea-site peers list             sites it adds its updates to, where a run sums them
 
     Exit codes of every command: 0 as asked, 1 an error (the message says the remedy), 2 wrong
@@ -49,7 +51,7 @@ def main(home: Path) -> None:
 COMMANDS = (
     *(init, prepare, check, run, status),
     *(waiting, approve, revoke, pause, resume, audit, ledger),
-    *(peers, update_pins, trainer, connector),
+    *(audit_pack, peers, update_pins, trainer, connector),
 )
 for command in COMMANDS:
     main.add_command(command)

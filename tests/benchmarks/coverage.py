@@ -52,6 +52,7 @@ from common.package.calibrating import (
 from common.package.loading import network_input
 from common.package.responses import Responses, respond
 from common.package.schema import Calibration
+from common.package.shift import class_shift
 from common.schedule import steps_per_round
 from common.seed import derive_seed, generator
 from common.tasks import Task
@@ -169,7 +170,14 @@ def _measure(config: RunConfig, folder: Path, coverage: float) -> TaskResult:
                 continue  # for a hospital that has not trained that is what pooled is
             fitted = _fitted(responses, task, config, coverage)
             rows.append(_row(found["test"][site], fitted, task, site=site, how=how))
-    calibration = calibrate(pooled, tested, task=task, coverage=coverage, seed=config.seed)
+    calibration = calibrate(
+        pooled,
+        tested,
+        task=task,
+        coverage=coverage,
+        seed=config.seed,
+        shift=class_shift(task, config.loss),
+    )
     if not isinstance(calibration, Calibration):
         raise TypeError(calibration.why)
     return TaskResult(
@@ -177,7 +185,9 @@ def _measure(config: RunConfig, folder: Path, coverage: float) -> TaskResult:
         seconds=seconds,
         temperature=calibration.temperature,
         error_before=calibration_error(tested, task=task, temperature=1.0),
-        error_after=calibration_error(tested, task=task, temperature=calibration.temperature),
+        error_after=calibration_error(
+            tested, task=task, temperature=calibration.temperature, shift=calibration.shift
+        ),
         rows=tuple(rows),
         novel=_novel(network, task, config, pooled=pooled, tested=tested, new=found["test"][NEW]),
     )
