@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.derived_seed import derive_seed
-from common.metrics.association import association
+from common.metrics.association import association, is_settled
 from common.metrics.bootstrap import Float64Array, once_each
 from common.metrics.calibration import expected_calibration_error
 from common.metrics.conformal import answer_sets, fewest_pictures, one_per_patient, threshold
@@ -88,6 +88,9 @@ def calibrate(
     found = fit_temperature(logits, calibration.targets, kind=task.kind) if is_kept else as_they_are
     if found is None or as_they_are is None:
         return NotKnown("No picture of the reference set's calibration part has a known answer.")
+    # Pictures that are all answered right, or all have one answer, would make every answer as sure
+    # as the range allows, eight times its logit, because no mistake was seen. Too sure is worse.
+    temperature = 1.0 if found.is_bounded and found.value < 1 else found.value
     rows = (~np.isnan(calibration.targets)).any(axis=1)
     notes = [shift_note(done)]
     if not is_kept:
@@ -103,17 +106,19 @@ def calibrate(
         )
     if found.is_bounded:
         notes.append(
-            "The temperature lies at the end of its range: the calibration pictures do not settle "
-            "it. More of them would."
+            f"The temperature of {found.value:.3g} lies at the end of its range: the calibration "
+            "pictures do not settle it. More of them would."
         )
+        if temperature != found.value:
+            notes.append("Nothing vouches for answers as sure as that, so that it is left at one.")
     conformal = prediction_sets(calibration, gate, task=task, coverage=coverage, seed=seed)
     return Calibration(
         shift=done,
-        temperature=found.value,
+        temperature=temperature,
         pictures=int(rows.sum()),
         patients=len(np.unique(calibration.patients[rows])),
         error_before=calibration_error(gate, task=task, temperature=1.0),
-        error_after=calibration_error(gate, task=task, temperature=found.value, shift=done),
+        error_after=calibration_error(gate, task=task, temperature=temperature, shift=done),
         gate_pictures=len(gate),
         note=" ".join(filter(None, notes)),
         conformal=conformal if isinstance(conformal, Conformal) else None,
@@ -237,8 +242,10 @@ def learn_novelty(
 def concept_association(responses: Responses, *, task: Task) -> dict[str, dict[str, float]]:
     """Return Spearman's correlation of each concept with each logit: concept → logit name.
 
-    A concept that does not vary, as nobody has taught it, is left out; there is none from fewer
-    than ``FEWEST_CALIBRATION_PATIENTS`` patients or a diverged model.
+    A concept that does not vary, as nobody has taught it, is left out, and so is a correlation that
+    chance could have brought about (:func:`common.metrics.association.is_settled`): of 20 patients
+    every second or third pair without any connection exceeds 0.2. There is none from fewer than
+    ``FEWEST_CALIBRATION_PATIENTS`` patients or a diverged model.
     """
     concepts = responses.concept_logits
     if responses.num_patients < FEWEST_CALIBRATION_PATIENTS or not responses.is_finite():
@@ -248,7 +255,7 @@ def concept_association(responses: Responses, *, task: Task) -> dict[str, dict[s
         concept: {
             logit: float(value)
             for logit, value in zip(task.logit_names, row, strict=True)
-            if np.isfinite(value)
+            if np.isfinite(value) and is_settled(float(value), patients=responses.num_patients)
         }
         # No rows where the network has no concept head.
         for concept, row in zip(task.concepts, found, strict=False)

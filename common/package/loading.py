@@ -17,6 +17,7 @@ from common.errors import ConfigError, ModelError
 from common.metrics.novelty import Familiar
 from common.model.arrays import array_names, write_arrays
 from common.model.network import Network, build_network
+from common.package.answers import questions
 from common.package.prediction import Prediction, interpret
 from common.package.schema import (
     MODEL_FILE,
@@ -151,6 +152,14 @@ def _task(name: str, about: TaskPackage, place: Path) -> Task:
             raise ModelError(
                 f"{place / MODEL_FILE}: task {name} has the {what} {', '.join(theirs)}, this "
                 f"version of Fovea knows {', '.join(ours)}. Open it with the version it is of."
+            )
+    conformal = about.calibration.conformal if about.calibration else None
+    for question in questions(task) if conformal is not None else ():
+        keys = set() if question.name in conformal.left_out else set(question.keys)
+        if missing := sorted(keys - set(conformal.thresholds)):
+            raise ModelError(
+                f"{place / MODEL_FILE}: task {name} has no threshold for {missing[0]}. The file is "
+                "damaged: copy the package anew, or package the run's model again."
             )
     return task
 

@@ -55,7 +55,7 @@ class Calibration(Section):
     # logarithm; 0 where there is none (common/package/shift.py).
     shift: dict[str, Annotated[float, Field(allow_inf_nan=False)]]
     # probability = sigmoid((logit - threshold - shift) / temperature)
-    temperature: Annotated[float, Field(gt=0)]
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     pictures: Count
     patients: Count
     # Expected calibration error on the gate part, of sigmoid(logit - threshold) and of the
@@ -77,13 +77,16 @@ class TaskPackage(Section):
     preprocess: PreprocessConfig
     calibration: Calibration | None
     why_not_calibrated: str  # "" where it is
-    novelty_limit: float | None  # of the distance; None: unknown
+    novelty_limit: (
+        Annotated[float, Field(allow_inf_nan=False)] | None
+    )  # of the distance; None: unknown
     why_no_novelty: str  # "" where there is a limit
     # Share of ordinary pictures that the limit calls novel: expected, 1 / 100 or what the pictures
     # allow, and measured on the gate part.
     novelty_share_expected: Share | None
     novelty_share_measured: Share | None
-    # Spearman's correlation of concept and logit on the calibration part: concept → logit name.
+    # Spearman's correlation of concept and logit on the calibration part: concept → logit name;
+    # without those that chance could have brought about.
     concept_association: dict[str, dict[str, float]]
     sites: Count  # that trained the task's head
     training_pictures: Count | None

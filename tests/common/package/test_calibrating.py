@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
+from common.metrics.conformal import coverage_floor
 from common.metrics.novelty import FEWEST_PATIENTS
 from common.package.answers import nonconformities, questions, right_answers
 from common.package.calibrating import (
@@ -196,6 +197,34 @@ def test_a_temperature_that_the_pictures_do_not_settle_comes_with_a_note(
     found = calibrate(right, responses, task=task, coverage=0.9, seed=1)
     assert isinstance(found, Calibration)
     assert "do not settle" in found.note
+    assert found.temperature == 1
+    assert "left at one" in found.note
+    assert found.error_after == found.error_before
+
+
+def test_pictures_of_one_answer_make_nothing_surer(
+    tasks: Mapping[str, Task], make_responses: MakeResponses
+) -> None:
+    task = tasks["chestx"]
+    responses = make_responses(task, pictures=40, seed=1, shift=-8.0)
+    healthy = replace(responses, targets=np.zeros_like(responses.targets))
+    found = calibrate(healthy, healthy, task=task, coverage=0.9, seed=1)
+    assert isinstance(found, Calibration)
+    assert found.temperature == 1
+    assert found.conformal is None
+    assert "0 patients with the answer Effusion: present" in found.why_not_conformal
+
+
+def test_answers_that_say_nothing_are_cooled_to_the_end_of_the_range(
+    tasks: Mapping[str, Task], make_responses: MakeResponses
+) -> None:
+    task = tasks["pathoscan"]
+    responses = make_responses(task, pictures=40, seed=1)
+    wrong = replace(responses, targets=(responses.logits < 0).astype(np.float32))
+    found = calibrate(wrong, responses, task=task, coverage=0.9, seed=1)
+    assert isinstance(found, Calibration)
+    assert found.temperature == pytest.approx(8)
+    assert "left at one" not in found.note
 
 
 def test_measured_coverage_is_a_count_by_hand(tasks: Mapping[str, Task]) -> None:
@@ -240,6 +269,8 @@ def test_the_promise_says_what_is_not_promised(
     words = promise(found, task)
     assert "90 %" in words
     assert f"{min(found.pictures.values())} calibration pictures" in words
+    floor = coverage_floor(min(found.pictures.values()), coverage=0.9)
+    assert f"one in twenty covers less than {int(100 * floor)} %" in words
     assert words.endswith("for another scanner, hospital or population nothing is promised.")
 
 
@@ -249,7 +280,7 @@ def test_concepts_go_with_logits_as_scipy_ranks_them(
     task = tasks["chestx"]
     responses = make_responses(task, pictures=50, seed=1)
     concepts = np.random.default_rng(3).standard_normal((50, len(task.concepts)))
-    concepts[:, 0] += responses.logits[:, 1]
+    concepts += responses.logits.sum(axis=1, keepdims=True)
     concepts[:, 1] = 0.5  # nobody has taught it
     seen = replace(responses, concept_logits=concepts.astype(np.float32))
     found = concept_association(seen, task=task)
@@ -258,6 +289,9 @@ def test_concepts_go_with_logits_as_scipy_ranks_them(
     assert found[task.concepts[0]]["Mass"] == pytest.approx(reference)
     assert set(found[task.concepts[0]]) == {"Effusion", "Mass"}
     assert concept_association(responses, task=task) == {}
+    noise = np.random.default_rng(4).standard_normal(concepts.shape).astype(np.float32)
+    by_chance = concept_association(replace(seen, concept_logits=noise), task=task)
+    assert sum(map(len, by_chance.values())) <= 1  # of ten
     few = make_responses(task, pictures=19, seed=1)
     assert (
         concept_association(replace(few, concept_logits=seen.concept_logits[:19]), task=task) == {}

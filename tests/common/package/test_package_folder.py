@@ -275,3 +275,20 @@ def test_novelty_that_does_not_fit_itself_is_refused(
     write_package(tmp_path / "p", network, package, {"chestx": spoilt})
     with pytest.raises(ModelError, match="arrays of task chestx do not fit"):
         open_package(tmp_path / "p")
+
+
+def test_a_set_without_a_threshold_is_refused_when_opened_and_not_when_used(folder: Path) -> None:
+    tasks = json.loads((folder / MODEL_FILE).read_text())["tasks"]
+    del tasks["retina"]["calibration"]["conformal"]["thresholds"]["3 severe"]
+    change(folder, tasks=tasks)
+    with pytest.raises(ModelError, match="task retina has no threshold for 3 severe"):
+        open_package(folder)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_limit_that_is_no_number_is_refused(folder: Path, value: float) -> None:
+    tasks = json.loads((folder / MODEL_FILE).read_text())["tasks"]
+    tasks["retina"]["novelty_limit"] = value  # nothing would ever be novel
+    change(folder, tasks=tasks)
+    with pytest.raises(ModelError, match="damaged or of another version"):
+        open_package(folder)
