@@ -23,7 +23,7 @@ Count = Annotated[int, Field(ge=1)]
 class Section(BaseModel):
     """A part of the configuration: frozen, and unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class TaskConfig(Section):
@@ -251,6 +251,17 @@ class FederationConfig(Section):
     patience: Count  # evaluations without improvement before the server stops
 
 
+class AlarmConfig(Section):
+    """What of a round's maps is a reason to look closer; see server/explanation_alarms.py."""
+
+    drift_floor: Annotated[float, Field(ge=-1, le=1)]  # of the rank correlation of two rounds' maps
+    site_floor: Annotated[float, Field(ge=-1, le=1)]  # likewise, of a site's model and the global
+    outside_share: Fraction  # of what speaks for a class, outside the anatomy
+    border_share: Fraction  # likewise, at the picture's border
+    border_width: Annotated[float, Field(gt=0, lt=0.5)]  # share of the side that is border
+    marker_share: Fraction  # likewise, on burnt-in markers
+
+
 class EvaluationConfig(Section):
     """How models are measured."""
 
@@ -260,6 +271,11 @@ class EvaluationConfig(Section):
     every_rounds: Count
     overlays_per_task: Annotated[int, Field(ge=0)]
     federated: bool
+    coverage: Annotated[float, Field(gt=0, lt=1)]  # wanted of prediction sets
+    explanation_pictures: Count  # per task, whose maps are watched from round to round
+    explanation_sites: Annotated[int, Field(ge=0)]  # compared with the global model in one round
+    explanation_share: Fraction  # of the evaluation's time, for the maps' numbers
+    alarms: AlarmConfig
 
 
 class TrackingConfig(Section):

@@ -5,19 +5,22 @@ part stays locked, the calibration's part untouched.
 """
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from common.config import RunConfig
 from common.datasets.shard import Shard
 from common.errors import ConfigError
-from common.evaluate import TaskReport, evaluate, measure
+from common.evaluate import TaskPredictions, TaskReport, evaluate, measure
 from common.model.arrays import write_arrays
 from common.model.network import Network
 from common.tasks import Task
 from common.wire import Arrays
+from server.explanation_pictures import Seen, extreme_choices
+from server.explanation_watch import ExplanationWatch, WatchReport
 from server.overlay_cases import Choice, choose_cases, overlay_case, overlay_map
 from server.overlays import OverlayCase, OverlayMap
+from server.round_report import NOTHING_BESIDE, Beside
 
 PART = "selection"
 
@@ -29,7 +32,10 @@ class CentralResult:
     server_round: int
     reports: Mapping[str, TaskReport]
     overlays: Mapping[str, tuple[OverlayMap, ...]]  # in the order of the evaluator's cases
-    wall_s: float
+    wall_s: float  # of all of it, the explanations' numbers included
+    explanation: WatchReport | None = None
+    # Per task, where it looks best and where it looks worst; of a round that may be the last.
+    extremes: Mapping[str, tuple[Sequence[Seen], Sequence[Seen]]] = field(default_factory=dict)
 
     @property
     def score(self) -> float | None:
@@ -64,13 +70,17 @@ class CentralEvaluation:
             )
             for name, shard in self._shards.items()
         }
+        self._watch = ExplanationWatch(config, self._shards, PART)
 
-    def __call__(self, arrays: Arrays, server_round: int) -> CentralResult:
+    def __call__(
+        self, arrays: Arrays, server_round: int, beside: Beside = NOTHING_BESIDE
+    ) -> CentralResult:
         """Measure a model given by all its arrays; round 0 is before training."""
         started = time.monotonic()
         write_arrays(self._network, arrays)
         reports: dict[str, TaskReport] = {}
         overlays: dict[str, tuple[OverlayMap, ...]] = {}
+        answers: dict[str, TaskPredictions] = {}
         for name, shard in self._shards.items():
             task, choices = self._config.task(name), self._choices[name]
             predicted = evaluate(
@@ -80,8 +90,10 @@ class CentralEvaluation:
                 task=task,
                 loss=self._config.loss,
                 batch_size=self._config.evaluation.batch_size,
-                keep_maps={choice.index for choice in choices},
+                keep_maps={choice.index for choice in choices}
+                | self._watch.wanted(name, whole=beside.may_be_last),
             )
+            answers[name] = predicted
             reports[name] = measure(
                 predicted, config=self._config.evaluation, seed=self._config.seed
             )
@@ -89,11 +101,17 @@ class CentralEvaluation:
                 overlay_map(predicted, overlay_case(shard, choice, task=task), choice, task=task)
                 for choice in choices
             )
+        # Last: the sites' models take the place of this one in the network.
+        explanation = self._watch.look(answers, server_round, network=self._network, beside=beside)
         return CentralResult(
             server_round=server_round,
             reports=reports,
             overlays=overlays,
             wall_s=time.monotonic() - started,
+            explanation=explanation,
+            extremes={name: self._extremes(found) for name, found in answers.items()}
+            if beside.may_be_last
+            else {},
         )
 
     def cases(self) -> dict[str, tuple[OverlayCase, ...]]:
@@ -102,6 +120,20 @@ class CentralEvaluation:
             name: tuple(self._case(name, choice) for choice in choices)
             for name, choices in self._choices.items()
         }
+
+    def _extremes(self, found: TaskPredictions) -> tuple[Sequence[Seen], Sequence[Seen]]:
+        """Return the cases in which a model looks best and worst, with what it sees there."""
+        task, shard = found.task, self._shards[found.task.name]
+        best, worst = extreme_choices(found, shard)
+
+        def seen(choices: Sequence[Choice]) -> tuple[Seen, ...]:
+            cases = [overlay_case(shard, choice, task=task) for choice in choices]
+            return tuple(
+                (case, overlay_map(found, case, choice, task=task))
+                for case, choice in zip(cases, choices, strict=True)
+            )
+
+        return seen(best), seen(worst)
 
     def _case(self, name: str, choice: Choice) -> OverlayCase:
         task: Task = self._config.task(name)

@@ -31,6 +31,34 @@ def class_table(summary: Summary, task: str) -> str:
     )
 
 
+def concept_table(summary: Summary, task: str) -> str:
+    """Return a task's signs as a closed HTML <details>; "" if none was ever evaluated."""
+    evaluated = summary.evaluated(task)
+    if not evaluated or not evaluated[-1][1].concepts:
+        return ""
+    heads = ["Sign", "AUROC", "Pictures (positive)", *LOOKS.values(), "Energy by chance", "Cases"]
+    head = "".join(f"<th>{escape(name)}</th>" for name in heads)
+    body = "".join(_sign(name, found) for name, found in evaluated[-1][1].concepts.items())
+    title = escape(summary.tasks[task].title)
+    return (
+        f"<details><summary>{title}: signs beside the diagnosis</summary>"
+        f'<div class="wide"><table><tr>{head}</tr>{body}</table></div></details>'
+    )
+
+
+def _sign(name: str, found: Estimates) -> str:
+    energy = found.get("energy_in_roi")
+    cells = [
+        escape(_in_words(name)),
+        _cell(found.get("auroc")),
+        _support(found),
+        *[_cell(found.get(metric)) for metric in LOOKS],
+        "–" if energy is None or energy.chance is None else number(energy.chance),
+        "–" if energy is None else count(energy.support),
+    ]
+    return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+
+
 def _row(name: str, entry: TaskEntry) -> str:
     answers = entry.classification.per_class.get(name, {})
     looks = entry.localisation.per_class.get(name, {})

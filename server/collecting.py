@@ -34,6 +34,7 @@ class Task:
     plans: Mapping[str, TrainPlan]  # of the sites that train
     discovery: Discovery
     evaluating: Collection[str]  # sites that measure the model before they train
+    compared: Collection[str] = ()  # sites whose own change is wanted beside the merged one
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class Collected:
     numbers: Mapping[str, SiteNumbers] = field(default_factory=dict)  # of sites in the change
     evaluations_before: Mapping[str, Metrics] = field(default_factory=dict)  # of the model sent
     sums: SecureSums | None = None
+    # Of the sites to be compared, where updates are in the open; gone when the round is measured.
+    own_changes: Mapping[str, Arrays] = field(default_factory=dict)
 
 
 class Collecting(Protocol):
@@ -110,7 +113,8 @@ class PlainCollecting:
         aggregation = AGGREGATIONS.get(config.federation.aggregation)
         with np.errstate(over="ignore", invalid="ignore"):
             change = merge(list(updates.values()), task.model, aggregation)
-        return replace(collected, change=change)
+        own = {site: u.arrays for site, u in updates.items() if site in task.compared}
+        return replace(collected, change=change, own_changes=own)
 
 
 def ask(

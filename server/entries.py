@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from platform import python_version
 
+from common.concept_evaluation import ConceptReport
 from common.config import PhantomSource, RunConfig
 from common.evaluate import TaskReport
 from common.layers import TRUNK, is_local
@@ -12,11 +13,13 @@ from common.not_covered import NOT_COVERED
 from common.secure_sum.layout import Measure
 from common.wire import Metrics
 from server.central_eval import CentralResult
+from server.explanation_entries import explanation_entry
 from server.floor import floor_entry
 from server.participation import Outcome
 from server.round_report import RoundReport, SecureSums, SiteRound
 from server.summary import (
     ClassificationEntry,
+    Estimates,
     FloorEntry,
     GroupEntry,
     LocalisationEntry,
@@ -64,6 +67,7 @@ def round_entry(
         epsilon_run=_largest([epsilon_run, *(site.epsilon_run for site in sites)]),
         floor=None,
         summed=None if report.summed is None else sums_entry(report.summed, config),
+        explanation=None if central is None else explanation_entry(central, config),
     )
 
 
@@ -91,7 +95,17 @@ def task_entry(report: TaskReport) -> TaskEntry:
             maps_without_positive_evidence=localisation.maps_without_positive_evidence,
             cases_without_roi=localisation.cases_without_roi,
         ),
+        concepts={} if report.concepts is None else _concepts(report.concepts),
     )
+
+
+def _concepts(report: ConceptReport) -> dict[str, Estimates]:
+    """Return what is kept of each concept: AUROC, and localisation where it was outlined."""
+    looked = report.localisation.per_class
+    return {
+        name: estimate_entries({"auroc": measured["auroc"], **looked.get(name, {})})
+        for name, measured in report.classification.per_class.items()
+    }
 
 
 def site_entries(config: RunConfig, num_examples: Mapping[str, int]) -> tuple[SiteEntry, ...]:

@@ -11,6 +11,7 @@ from server.comparison import asked_to_train
 from server.participation import Outcome
 from server.summary import (
     Estimates,
+    ExplanationEntry,
     FloorEntry,
     LocalisationEntry,
     RoundEntry,
@@ -57,6 +58,7 @@ def _coordinator(entry: RoundEntry) -> dict[str, float | None]:
             named[f"round/{outcome}"] = sum(site.outcome is outcome for site in asked)
     for task, measured in entry.central.items():
         named |= dict(_task(f"central/{task}", measured))
+    named |= dict(_explanation(entry.explanation))
     for site in asked:
         place = f"site/{site.site}"
         named[f"{place}/answered"] = site.outcome is Outcome.ANSWERED
@@ -108,6 +110,25 @@ def _summed(entry: SumsEntry | None) -> Iterator[tuple[str, float | None]]:
             yield f"summed/{name}/{metric}", value
 
 
+def _explanation(entry: ExplanationEntry | None) -> Iterator[tuple[str, float | None]]:
+    if entry is None:
+        return
+    yield "explanation/alarms", len(entry.alarms)
+    yield "explanation/seconds", entry.seconds
+    yield "explanation/share_of_evaluation", entry.share
+    for task, looks in entry.tasks.items():
+        place = f"explanation/{task}"
+        yield f"{place}/pictures", looks.pictures
+        for name, found in looks.drift.items():
+            yield from _group(f"{place}/{name}/drift", found)
+        for name, found in looks.shares.items():
+            for where, estimate in found.items():
+                yield from _group(f"{place}/{name}/{where}", {"share": estimate})
+        for site, compared in looks.sites.items():
+            for name, found in compared.per_class.items():
+                yield from _group(f"{place}/{name}/site_{site}", found)
+
+
 def _found_by(site: str, found: Mapping[str, float | None]) -> dict[str, float | None]:
     return {f"federated/{site}/{name}": value for name, value in found.items()}
 
@@ -136,6 +157,8 @@ def _task(place: str, entry: TaskEntry) -> Iterator[tuple[str, float | None]]:
     for name, value in classification.baseline.items():
         yield f"{place}/majority/{name}", value
     yield from _localisation(place, entry.localisation)
+    for name, estimates in entry.concepts.items():
+        yield from _group(f"{place}/concepts/{name}", estimates)
 
 
 def _localisation(place: str, entry: LocalisationEntry) -> Iterator[tuple[str, float | None]]:

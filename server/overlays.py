@@ -1,7 +1,7 @@
 """Pictures of where a model looks: image, lesion outline, saliency map, prediction, in a grid."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import matplotlib as mpl
@@ -26,6 +26,10 @@ SUPERSAMPLING = 3  # outlines are drawn this much larger and shrunk: smooth line
 # area and so whatever the grid: a model that learns gets brighter from round to round.
 FULL_COLOUR_LOGITS = 0.4  # added to the logit by one percent of the picture
 PERCENT = 0.01
+ONE_SCALE = (
+    "adds to the prediction: little → much "
+    f"(brightest: {FULL_COLOUR_LOGITS} to the logit from 1 % of the picture, or more)"
+)
 STRONGEST_COVER = 0.85  # of the picture below, so that anatomy stays visible
 COLOURS = mpl.colormaps["viridis"]  # even in lightness, and legible to the colour-blind
 
@@ -64,6 +68,59 @@ class OverlayRow:
 
     title: str
     maps: tuple[OverlayMap, ...]
+
+
+@dataclass(frozen=True)
+class OverlayTile:
+    """One picture with a map over it, and what stands below."""
+
+    image: NDArray[np.uint8]  # (S, S, C), C 1 or 3
+    roi: NDArray[np.bool_] | None  # (S, S)
+    seen: OverlayMap
+    lines: tuple[str, ...]  # the first one bold
+
+
+def draw_tiles(
+    tiles: Sequence[OverlayTile],
+    *,
+    title: str,
+    note: str,
+    outline: str | None,
+    columns: int,
+    scale: str = ONE_SCALE,
+) -> NDArray[np.uint8]:
+    """Draw tiles from left to right and top to bottom.
+
+    Args:
+        tiles: At least one.
+        title: Of the whole picture.
+        note: One line below the title.
+        outline: What the outlines are, in words; None: there are none.
+        columns: Tiles in a row, at most.
+        scale: What the colours mean, in words.
+
+    Returns (H, W, 3).
+    """
+    lines = max(len(tile.lines) for tile in tiles)
+    row_height = TILE_PX + 4 + lines * LINE_PX + GAP_PX
+    across = max(min(columns, len(tiles)), 4)  # the legend needs the width of four
+    rows = -(-len(tiles) // columns)
+    width = 2 * MARGIN_PX + across * (TILE_PX + GAP_PX) - GAP_PX
+    height = MARGIN_PX + TITLE_PX + rows * row_height + LEGEND_PX
+    canvas = Image.new("RGB", (width, height), PAPER)
+    pen = ImageDraw.Draw(canvas)
+    pen.text((MARGIN_PX, MARGIN_PX - 8), title, fill=INK, font=_font(24, bold=True))
+    pen.text((MARGIN_PX, MARGIN_PX + 26), note, fill=FAINT_INK, font=_font(15))
+    for number, tile in enumerate(tiles):
+        left = MARGIN_PX + number % columns * (TILE_PX + GAP_PX)
+        top = MARGIN_PX + TITLE_PX + number // columns * row_height
+        canvas.paste(_outlined(_heat(_picture(tile.image), tile.seen), tile.roi), (left, top))
+        for line, text in enumerate(tile.lines):
+            place = (left, top + TILE_PX + 4 + line * LINE_PX)
+            _text(pen, place, text, bold=line == 0)
+    top = MARGIN_PX + TITLE_PX + rows * row_height
+    _draw_legend(canvas, pen, top, outline=outline, words=scale)
+    return np.asarray(canvas)
 
 
 def draw_overlays(
@@ -108,13 +165,20 @@ def draw_overlays(
             canvas.paste(tile, (left, top + ROW_TITLE_PX))
             below = top + ROW_TITLE_PX + TILE_PX + 4
             _text(pen, (left, below), seen.prediction, bold=True)
-            _text(pen, (left, below + LINE_PX), _energy_line(seen))
+            _text(pen, (left, below + LINE_PX), energy_line(seen))
             if seen.context_share is not None:
                 _text(pen, (left, below + 2 * LINE_PX), context_line(seen.context_share))
         top += map_height
 
     _draw_legend(canvas, pen, top, outline=outline)
     return np.asarray(canvas)
+
+
+def in_full_colour(seen: OverlayMap) -> OverlayMap:
+    """Return a map whose strongest place has the scale's brightest colour, to see where it lies."""
+    per_logit = float(seen.saliency.max()) * seen.saliency.size * PERCENT
+    full = FULL_COLOUR_LOGITS / per_logit if per_logit > 0 else 0.0
+    return replace(seen, evidence_logits=full)
 
 
 def save_png(picture: NDArray[np.uint8], path: Path) -> None:
@@ -161,7 +225,8 @@ def _outlined(tile: Image.Image, roi: NDArray[np.bool_] | None) -> Image.Image:
     return Image.alpha_composite(tile.convert("RGBA"), shrunk).convert("RGB")
 
 
-def _energy_line(seen: OverlayMap) -> str:
+def energy_line(seen: OverlayMap) -> str:
+    """Say how much of a map lies in the outline, or what the map adds where there is none."""
     if not seen.saliency.any():
         return "nothing speaks for it"
     if seen.energy_in_roi is None or seen.chance_energy is None:
@@ -181,16 +246,21 @@ def _percent(share: float) -> str:
     return f"{share:.1%}" if 0 < share < 0.1 else f"{share:.0%}"
 
 
-def _draw_legend(canvas: Image.Image, pen: ImageDraw.ImageDraw, top: int, *, outline: str) -> None:
+def _draw_legend(
+    canvas: Image.Image,
+    pen: ImageDraw.ImageDraw,
+    top: int,
+    *,
+    outline: str | None,
+    words: str = ONE_SCALE,
+) -> None:
     left, length, thick = MARGIN_PX, 150, 12
     ramp = COLOURS(np.linspace(0.0, 1.0, length))[None, :, :3].repeat(thick, axis=0)
     canvas.paste(Image.fromarray((ramp * 255).astype(np.uint8)), (left, top + 6))
     font = _font(14)
-    words = (
-        "adds to the prediction: little → much "
-        f"(brightest: {FULL_COLOUR_LOGITS} to the logit from 1 % of the picture, or more)"
-    )
     pen.text((left + length + 10, top + 3), words, FAINT_INK, font)
+    if outline is None:
+        return
     mark = left + length + 10 + int(font.getlength(words)) + 28
     pen.line([(mark, top + 12), (mark + 30, top + 12)], fill=OUTLINE_CASING, width=5)
     pen.line([(mark, top + 12), (mark + 30, top + 12)], fill=OUTLINE, width=2)

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from server.class_table import class_table
+from server import explanation_summary as explanations
+from server.class_table import class_table, concept_table
 from server.comparison import (
     Row,
     attendance,
@@ -22,7 +23,13 @@ from server.comparison import (
     trained_rounds,
 )
 from server.definitions import DEFINITIONS, MARKS, MEASURED_ON, lead
-from server.overlay_files import before_after_file, round_files
+from server.overlay_files import (
+    average_file,
+    before_after_file,
+    extremes_file,
+    round_files,
+    strip_file,
+)
 from server.participation import Status
 from server.protection import epsilon_columns, epsilon_rows, protection
 from server.summary import EstimateEntry, Summary
@@ -34,6 +41,13 @@ BADGE = {
     Status.COMPLETE: "run complete",
     Status.PARTIAL: "run partial",
     Status.FAILED: "run failed",
+}
+
+# Pictures of a task beside its rounds, behind a click.
+MORE = {
+    "on average, class by class": average_file,
+    "best and worst cases": extremes_file,
+    "one case over the rounds": strip_file,
 }
 
 STYLE = """
@@ -92,7 +106,9 @@ def write_page(summary: Summary, out: Path, *, curves: str) -> Path:
             _definitions(),
             _remarks(summary),
             *[class_table(summary, task) for task in summary.tasks],
+            *[concept_table(summary, task) for task in summary.tasks],
             *[_task_pictures(summary, task, out) for task in summary.tasks],
+            _explanations(summary),
             "<h2>Round by round</h2>",
             f'<figure><img src="{escape(curves)}" alt="AUROC, energy in lesion and loss"></figure>',
             "<h2>Privacy</h2>",
@@ -182,6 +198,17 @@ def _remarks(summary: Summary) -> str:
     return f"<p>What does not clearly beat its baseline:</p><ul>{items}</ul>" if items else ""
 
 
+def _folded(path: Path, out: Path, what: str) -> str:
+    """Return a picture behind a click, "" where it was not drawn."""
+    if not path.exists():
+        return ""
+    place = escape(path.relative_to(out).as_posix())
+    return (
+        f"<details><summary>{what}</summary>"
+        f'<figure><img src="{place}" alt="{what}" loading="lazy"></figure></details>'
+    )
+
+
 def _task_pictures(summary: Summary, task: str, out: Path) -> str:
     files = round_files(out, task)
     if not files:
@@ -192,6 +219,7 @@ def _task_pictures(summary: Summary, task: str, out: Path) -> str:
     if strip.exists():
         path = escape(strip.relative_to(out).as_posix())
         parts.append(f'<figure><img src="{path}" alt="{title}, before and after"></figure>')
+    parts += [_folded(file(out, task), out, f"{title}: {what}") for what, file in MORE.items()]
     pictures = [[number, file.relative_to(out).as_posix()] for number, file in files.items()]
     if len(pictures) > 1:
         last, newest = pictures[-1]
@@ -203,6 +231,37 @@ def _task_pictures(summary: Summary, task: str, out: Path) -> str:
             f'<img src="{escape(str(newest))}" alt="{title}, round by round"></figure></details>'
         )
     return "".join(parts)
+
+
+def _explanations(summary: Summary) -> str:
+    """Return alarms first, the numbers of every class behind a click; "" if nobody watched."""
+    if not explanations.is_watched(summary):
+        return ""
+    alarms = "".join(f"<span>{escape(s)}</span>" for s in explanations.standing_alarms(summary))
+    said = f'<p class="warn">{alarms}</p>' if alarms else f"<p>{escape(explanations.NO_ALARM)}</p>"
+    if former := explanations.former_alarms(summary):
+        said += f'<p class="faint">Earlier: {escape("; ".join(former))}.</p>'
+    tables = "".join(_looks(summary, task) for task in summary.tasks)
+    return (
+        f"<h2>Do its reasons hold?</h2>{said}{tables}"
+        f'<p class="faint">{escape(explanations.WHAT_IT_MEANS)}</p>'
+        f'<p class="faint">{escape(explanations.cost_sentence(summary))}</p>'
+    )
+
+
+def _looks(summary: Summary, task: str) -> str:
+    rows = explanations.look_rows(summary, task)
+    if not rows:
+        return ""
+    sites = explanations.site_rows(summary, task)
+    compared = _plain_table(explanations.SITE_COLUMNS, sites) if sites else ""
+    if compared:
+        compared = f"<p>Sites, each by the class in which it differs most:</p>{compared}"
+    return (
+        f"<details><summary>{escape(summary.tasks[task].title)}: drift and shortcuts, class by "
+        f'class</summary><p class="faint">{escape(explanations.watched_sentence(summary, task))}'
+        f"</p>{_plain_table(explanations.COLUMNS, rows)}{compared}</details>"
+    )
 
 
 def _privacy(summary: Summary) -> str:

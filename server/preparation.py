@@ -14,6 +14,7 @@ from pathlib import Path
 from common.config import FileSource, PoolSource, RunConfig
 from common.config_file import LoadedConfig
 from common.datasets.partition import partition, scan_duplicates_once
+from common.datasets.phantom_source import REFERENCE
 from common.datasets.prepare import prepare_shard
 from common.datasets.record import Source
 from common.datasets.shard import Shard
@@ -25,7 +26,6 @@ from common.private.sampling import require_units
 from common.seed import derive_seed
 
 READERS = min(8, os.cpu_count() or 1)  # threads; decoding and resizing release the interpreter
-REFERENCE = "reference-"  # before a task's name, where sites have their own
 
 SHARED = "shared-pictures.csv"  # names rows: for the person at this machine alone
 

@@ -8,6 +8,7 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
+from server import explanation_summary as explanations
 from server.comparison import (
     Row,
     attendance,
@@ -82,6 +83,8 @@ def render_table(summary: Summary, console: Console) -> None:
         console.print(Text(sentence))
     for sentence in remarks(summary):
         console.print(Text(f"≈ {sentence}", style="yellow"))
+    for sentence in explanations.standing_alarms(summary):
+        console.print(Text(f"! {sentence}", style="yellow"))
     style = STATUS_STYLE.get(summary.verdict, "bold red")
     console.print(Text.assemble((summary.verdict, style), f" in {summary.wall_s:.0f} s"))
     for reason in summary.reasons:
@@ -115,6 +118,7 @@ def markdown(summary: Summary) -> str:
         f"{standing_sentence(summary)} {MEASURED_ON}".strip(),
         "\n".join(f"- **{word}**: {meaning}." for word, meaning in DEFINITIONS.items()),
         *[f"- {sentence}" for sentence in remarks(summary)],
+        *_explanation_blocks(summary),
         "## Privacy",
         *_privacy_blocks(summary),
         "## Sites",
@@ -166,6 +170,23 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 def _site_lines(summary: Summary) -> list[str]:
     return [_markdown_table(site_columns(summary), [row.cells for row in site_rows(summary)])]
+
+
+def _explanation_blocks(summary: Summary) -> list[str]:
+    """Return the alarms and what the maps of the last round say; [] if nobody watched them."""
+    if not explanations.is_watched(summary):
+        return []
+    alarms = explanations.standing_alarms(summary)
+    blocks = ["## Explanations", "\n".join(f"- **{s}**" for s in alarms) or explanations.NO_ALARM]
+    if former := explanations.former_alarms(summary):
+        blocks.append(f"Earlier: {'; '.join(former)}.")
+    for task, about in summary.tasks.items():
+        if rows := explanations.look_rows(summary, task):
+            sentence = explanations.watched_sentence(summary, task)
+            blocks += [f"**{about.title}** {sentence}", _markdown_table(explanations.COLUMNS, rows)]
+        if rows := explanations.site_rows(summary, task):
+            blocks.append(_markdown_table(explanations.SITE_COLUMNS, rows))
+    return [*blocks, explanations.WHAT_IT_MEANS, explanations.cost_sentence(summary)]
 
 
 def _privacy_blocks(summary: Summary) -> list[str]:

@@ -19,6 +19,17 @@ class CentralResult(Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False)
+class Beside:
+    """What an evaluation may look at beside the round's model, and nobody keeps after it."""
+
+    may_be_last: bool  # no later round is sure to come: what is done once is done now
+    start: Arrays  # the model that the sites were sent
+    changes: Mapping[str, Arrays]  # site → its own change of it; empty under masks, and in round 0
+
+
+NOTHING_BESIDE = Beside(may_be_last=False, start={}, changes={})
+
 ResultT = TypeVar("ResultT", bound=CentralResult)
 ResultT_co = TypeVar("ResultT_co", bound=CentralResult, covariant=True)
 ResultT_contra = TypeVar("ResultT_contra", bound=CentralResult, contravariant=True)
@@ -27,7 +38,9 @@ ResultT_contra = TypeVar("ResultT_contra", bound=CentralResult, contravariant=Tr
 class CentralEvaluator(Protocol[ResultT_co]):
     """Measures a global model on the coordinator's reference sets."""
 
-    def __call__(self, arrays: Arrays, server_round: int) -> ResultT_co:
+    def __call__(
+        self, arrays: Arrays, server_round: int, beside: Beside = NOTHING_BESIDE, /
+    ) -> ResultT_co:
         """Return the measurement of one round's model; round 0 is before training."""
         ...
 

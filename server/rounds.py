@@ -20,6 +20,7 @@ from server.participation import Outcome, Participation, Reply
 from server.replies import unusable_together
 from server.requests import evaluate_requests, is_measured
 from server.round_report import (
+    Beside,
     CentralEvaluator,
     CentralResult,
     Progress,
@@ -32,6 +33,7 @@ from server.round_report import (
 from server.secure.collecting import SecureCollecting
 from server.secure.kept import KeptFile
 from server.site_config import told
+from server.site_turns import compared_sites
 from server.strategies import Strategy
 
 log = logging.getLogger(__name__)
@@ -157,12 +159,14 @@ def _one_round(
     """Return the state after one more round, None when it was stopped before all had answered."""
     started, traffic_before = time.monotonic(), federation.exchange.traffic
     server_round = state.server_round + 1
+    may_be_last = _may_be_last(federation, state)
     task = Task(
         server_round=server_round,
         model=state.model,
         plans=federation.strategy.configure_train(server_round, federation.discovery.cards),
         discovery=federation.discovery,
         evaluating=_evaluating(federation, state.server_round),
+        compared=compared_sites(federation.config, server_round, may_be_last=may_be_last),
     )
     collected = collecting.collect(task, federation.progress)
     if not collected.is_whole:
@@ -183,7 +187,8 @@ def _one_round(
             reason,
             extra={"action": "model_unchanged", "round": server_round},
         )
-    central = _measure(federation, model, server_round)
+    beside = Beside(may_be_last=may_be_last, start=state.model, changes=collected.own_changes)
+    central = _measure(federation, model, server_round, beside)
     following = replace(
         state,
         server_round=server_round,
@@ -253,12 +258,21 @@ def _evaluating(federation: Federation[ResultT], server_round: int) -> Sequence[
     return federation.strategy.configure_evaluate(server_round, federation.discovery.cards)
 
 
-def _measure(federation: Federation[ResultT], model: Arrays, server_round: int) -> ResultT | None:
+def _may_be_last(federation: Federation[ResultT], state: Checkpoint) -> bool:
+    """Say whether the round after this state ends the run, if it should not improve the score."""
+    after = state.progression.after(state.server_round + 1, None)
+    following = replace(state, server_round=state.server_round + 1, progression=after)
+    return following.is_last(federation.config)
+
+
+def _measure(
+    federation: Federation[ResultT], model: Arrays, server_round: int, beside: Beside
+) -> ResultT | None:
     """Measure centrally, when this round is one that is measured."""
     if not is_measured(federation.config, server_round):
         return None
     federation.progress.evaluating(server_round, sites=())
-    return federation.evaluator(model, server_round)
+    return federation.evaluator(model, server_round, beside)
 
 
 def _measure_at_sites(federation: Federation[ResultT], state: Checkpoint) -> None:

@@ -29,7 +29,7 @@ Standing = Literal["better", "worse", "unclear"]
 class Entry(BaseModel):
     """A part of the summary: frozen, complete, and every number finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
 
 class EstimateEntry(Entry):
@@ -90,6 +90,9 @@ class TaskEntry(Entry):
     context_share: dict[str, float | None]
     classification: ClassificationEntry
     localisation: LocalisationEntry
+    # Per sign with a head of its own: AUROC, and where its map lies against its own region. Empty:
+    # the model has none, or the summary was written before there were any.
+    concepts: dict[str, Estimates] = {}
 
 
 class SiteEntry(Entry):
@@ -141,6 +144,51 @@ class FloorEntry(Entry):
     sites: NotNegative  # that measured all of these
 
 
+class SiteLooksEntry(Entry):
+    """How far the model that one site trained looks where the round's global model looks."""
+
+    pictures: NotNegative  # compared on
+    per_class: dict[str, Estimates]  # logit → spearman (-1..1), top_iou (0..1)
+
+
+class TaskLooksEntry(Entry):
+    """What the maps of one task say in one round."""
+
+    pictures: NotNegative  # looked at for the shares
+    of_pictures: NotNegative  # in the part
+    drift_pictures: NotNegative  # the fixed sample, the same every round
+    since: NotNegative | None  # the round that drift is counted from; null: there is none
+    drift: dict[str, Estimates]  # logit → spearman, top_iou of its maps in both rounds
+    # Logit → place → share of what speaks for it that lies there; see explanation_places.
+    shares: dict[str, Estimates]
+    sites: dict[str, SiteLooksEntry]  # those compared in this round
+
+
+class AlarmEntry(Entry):
+    """One class of one task whose maps went beyond a threshold."""
+
+    kind: str  # drift, site, or the place of a share
+    task: str
+    class_name: str
+    site: str | None  # whose model looks elsewhere
+    value: float
+    bound: float  # end of the 95 % interval that lies beyond the threshold
+    threshold: float
+    support: NotNegative  # pictures
+    sentence: str  # all of it in words
+
+
+class ExplanationEntry(Entry):
+    """What the maps of a round say, on a fixed sample, and what it took to find out."""
+
+    tasks: dict[str, TaskLooksEntry]
+    alarms: tuple[AlarmEntry, ...]
+    sites_note: str  # which sites were compared, or why none was
+    seconds: Seconds  # of the central evaluation, for these numbers
+    share: float | None  # of the time of the rest of it; null: that took no time to speak of
+    remark: str  # that it took more than `explanation_share`; empty when it did not
+
+
 class RoundEntry(Entry):
     """One round; round 0 is the model before any training."""
 
@@ -156,6 +204,8 @@ class RoundEntry(Entry):
     epsilon_run: Epsilon | None  # likewise, of this run alone
     floor: FloorEntry | None  # null: there is no floor, or no site could tell
     summed: SumsEntry | None  # null: the server sees each site's update
+    # Null: not evaluated, or the summary was written before maps were watched.
+    explanation: ExplanationEntry | None = None
 
 
 class PrivacyAbout(Entry):

@@ -15,7 +15,7 @@ from common.seed import derive_seed
 from common.wire import Arrays, Metrics, SiteCard
 from server.coordinate import RunResult
 from server.participation import Reply
-from server.round_report import Progress, RoundReport
+from server.round_report import NOTHING_BESIDE, Beside, Progress, RoundReport
 from server.simulate import simulate
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -69,8 +69,8 @@ class Norm:
     score: float | None
 
 
-def norm(arrays: Arrays, server_round: int) -> Norm:
-    del server_round
+def norm(arrays: Arrays, server_round: int, beside: Beside = NOTHING_BESIDE) -> Norm:
+    del server_round, beside
     return Norm(float(sum(np.abs(array).mean() for array in arrays.values())))
 
 

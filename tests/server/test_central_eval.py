@@ -26,10 +26,10 @@ from server.composition import check_plan, conduct
 from server.coordinate import RunResult
 from server.journal import Journal
 from server.overlay_cases import choose_cases
-from server.overlay_files import round_file, round_files
+from server.overlay_files import average_file, round_file, round_files
 from server.overlays import save_png
 from server.participation import Outcome, Status, Verdict
-from server.round_report import RoundReport, SiteRound
+from server.round_report import Beside, RoundReport, SiteRound
 from server.summary import Summary, read_summary
 from server.tracking import start_tracking
 
@@ -125,6 +125,31 @@ def test_the_arrays_decide_and_not_what_was_measured_before(
     again = evaluation(arrays, 2)
     assert first.reports["retina"].loss == again.reports["retina"].loss
     assert first.score == again.score
+
+
+def test_the_last_round_brings_the_cases_in_which_it_looks_best_and_worst(
+    evaluation: CentralEvaluation, arrays: Arrays
+) -> None:
+    at_end = Beside(may_be_last=True, start=arrays, changes={})
+    best, worst = evaluation(arrays, 3, at_end).extremes["chestx"]
+    energies = [[seen.energy_in_roi or 0.0 for _, seen in cases] for cases in (best, worst)]
+    assert energies == [sorted(energies[0], reverse=True), sorted(energies[1])]
+    assert len(best) == len(worst) == 3
+    assert energies[0][-1] >= energies[1][-1]
+    assert all(case.roi is not None for case, _ in (*best, *worst))
+    assert evaluation(arrays, 4).extremes == {}
+
+
+def test_a_site_s_model_is_looked_at_without_touching_the_round_s_numbers(
+    evaluation: CentralEvaluation, arrays: Arrays
+) -> None:
+    change = {name: np.full_like(array, 0.01) for name, array in arrays.items()}
+    beside = Beside(may_be_last=False, start=arrays, changes={"north": change})
+    alone, together = evaluation(arrays, 1), evaluation(arrays, 1, beside)
+    assert together.score == alone.score
+    assert together.explanation is not None
+    assert set(together.explanation.tasks["chestx"].sites) == {"north"}
+    assert together.explanation.tasks["retina"].sites == {}
 
 
 def test_the_gate_s_pictures_decide_nothing(
@@ -340,7 +365,11 @@ def test_a_run_that_breaks_off_leaves_a_failed_summary_with_its_rounds_and_our_r
     assert [entry.round for entry in summary.rounds] == [0]
     assert summary.late_replies is None
     client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
-    assert client.get_run(summary.tracking.run_id).info.status == "FAILED"
+    tracked = client.get_run(summary.tracking.run_id)
+    assert tracked.info.status == "FAILED"
+    assert tracked.data.tags["fovea.explanation_alarms"] == "before training: no alarm."
+    assert tracked.data.metrics["explanation/alarms"] == 0
+    assert average_file(tmp_path, "retina").exists()
 
 
 def test_a_run_that_goes_on_keeps_its_rounds_its_start_and_its_mlflow_run(

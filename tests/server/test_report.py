@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from server.class_table import class_table
+from server.class_table import class_table, concept_table
 from server.comparison import remarks, site_rows, standing_sentence, standings, task_rows
 from server.overlay_files import before_after_file, round_file, round_files
 from server.overlays import save_png
@@ -244,3 +244,24 @@ def test_every_class_has_its_row_with_intervals_support_and_context(
     assert f"{mass.support} ({mass.positives})" in table
     assert "18%" in table
     assert class_table(summary.model_copy(update={"rounds": ()}), "chestx") == ""
+
+
+def test_every_sign_has_its_row_and_there_is_no_table_without_signs(
+    make_summary: MakeSummary,
+) -> None:
+    summary = make_summary()
+    assert concept_table(summary, "chestx") == ""
+    last = summary.rounds[-1]
+    entry = last.central["chestx"]
+    looked = entry.localisation.per_class["Mass"]
+    signs = {"mass": {**entry.classification.per_class["Mass"], **looked}, "opacity": {}}
+    central = {"chestx": entry.model_copy(update={"concepts": signs})}
+    rounds = (*summary.rounds[:-1], last.model_copy(update={"central": central}))
+
+    table = concept_table(summary.model_copy(update={"rounds": rounds}), "chestx")
+
+    energy = looked["energy_in_roi"]
+    assert table.startswith("<details>")
+    assert f"{energy.value:.3f}" in table
+    assert f"{energy.chance:.3f}" in table
+    assert table.count("<tr>") == 3

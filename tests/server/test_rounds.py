@@ -42,12 +42,13 @@ from common.wire import (
 from server.checkpoint import NOTHING_EVALUATED, Checkpoint, ModelFiles, load_checkpoint
 from server.coordinate import Instruments, RunResult, coordinate
 from server.exchange import Discovery, Exchange
+from server.explanation_watch import WatchReport
 from server.journal import Journal
 from server.kept_rounds import KeptRounds
 from server.overlays import OverlayCase, OverlayMap
 from server.participation import Outcome, Reply, Status, verdict
 from server.requests import train_requests
-from server.round_report import RoundReport
+from server.round_report import NOTHING_BESIDE, Beside, RoundReport
 from server.rounds import Federation, measure_untrained, run_rounds
 from server.sealing import Unsealed
 from server.site_config import told
@@ -301,7 +302,7 @@ def federation(
         discovery=discovery,
         exchange=exchange,
         strategy=STRATEGIES.get(config.federation.strategy)(config),
-        evaluator=lambda _arrays, server_round: Score(scores(server_round)),
+        evaluator=lambda _arrays, server_round, _beside=NOTHING_BESIDE: Score(scores(server_round)),
         tracker=TrackingWatcher(),
         progress=progress,
         files=ModelFiles(out),
@@ -644,6 +645,50 @@ def test_waiting_ends_when_the_run_is_stopped() -> None:
     assert set(found.absent) == set(TASKS)
 
 
+# What is looked at beside the model
+
+
+@dataclass
+class Looking:
+    """An evaluator that keeps what it is shown beside the model."""
+
+    shown: dict[int, Beside] = field(default_factory=dict)
+
+    def __call__(
+        self, arrays: Arrays, server_round: int, beside: Beside = NOTHING_BESIDE, /
+    ) -> Score:
+        self.shown[server_round] = beside
+        return Score(1.0 - 0.1 * server_round)  # it only ever gets worse
+
+
+def looked_at(out: Path, *overrides: str) -> dict[int, Beside]:
+    config, looking = run_config(*overrides), Looking()
+    made = federation(config, [SummingSite(name) for name in TASKS], out)
+    run_whole(replace(made, evaluator=looking), start(config))
+    return looking.shown
+
+
+def test_sites_changes_are_shown_in_turn_with_the_model_they_started_from(tmp_path: Path) -> None:
+    order = [site.name for site in run_config().sites]
+    shown = looked_at(tmp_path, "evaluation.explanation_sites=1")
+    assert [sorted(shown[n].changes) for n in (0, 1, 2)] == [[], order[:1], order[1:2]]
+    assert sorted(shown[3].changes) == sorted(order)  # the last round: every site
+    site = order[1]
+    constant = 1 + list(TASKS).index(site)
+    assert all((change == 2 * constant).all() for change in shown[2].changes[site].values())
+    assert all((array == 0).all() for array in shown[1].start.values())
+
+
+def test_no_site_s_change_is_kept_where_none_is_wanted(tmp_path: Path) -> None:
+    shown = looked_at(tmp_path, "evaluation.explanation_sites=0")
+    assert [dict(beside.changes) for beside in shown.values()] == [{}, {}, {}, {}]
+
+
+def test_a_round_says_that_it_may_be_the_last(tmp_path: Path) -> None:
+    shown = looked_at(tmp_path, "federation.rounds=9", "federation.patience=2")
+    assert {n: beside.may_be_last for n, beside in shown.items()} == {0: False, 1: False, 2: True}
+
+
 # Runs that break off and are continued
 
 
@@ -659,9 +704,11 @@ class Seen:
     overlays: Mapping[str, tuple[OverlayMap, ...]]
     reports: Mapping[str, TaskReport] = field(default_factory=dict)
     wall_s: float = 0.0
+    explanation: WatchReport | None = None
+    extremes: Mapping[str, object] = field(default_factory=dict)
 
 
-def seen(arrays: Arrays, server_round: int) -> Seen:
+def seen(arrays: Arrays, server_round: int, _beside: Beside = NOTHING_BESIDE) -> Seen:
     saliency = np.full((4, 4), 1 / 16, np.float32)
     said = f"round {server_round}"
     shown = OverlayMap(saliency, 1 / 3, said, mean_of(arrays), None, None)
@@ -971,7 +1018,10 @@ def coordinated(config: RunConfig, out: Path, *, resume: Checkpoint) -> RunResul
         config,
         STRATEGIES.get(config.federation.strategy)(config),
         Instruments(
-            lambda _arrays, _round: Score(0.5), TrackingWatcher(), watcher, ModelFiles(out)
+            lambda _arrays, _round, _beside=NOTHING_BESIDE: Score(0.5),
+            TrackingWatcher(),
+            watcher,
+            ModelFiles(out),
         ),
         run="run",
         nodes={site: 100 + number for number, site in enumerate(TASKS)},

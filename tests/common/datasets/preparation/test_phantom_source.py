@@ -70,6 +70,21 @@ def test_a_region_explains_its_own_finding() -> None:
     assert case.targets == (0.0, 1.0)
 
 
+@pytest.mark.parametrize("task", list(TASKS))
+def test_only_reference_sets_tell_anatomy_and_marker(task: str) -> None:
+    site = opened(task=task, marker_agreement=1.0)
+    reference = opened("reference-x", task=task, marker_agreement=1.0)
+    layout = {"anatomy_mask", "marker_mask"}
+    for row in range(0, 24, 6):
+        drawn, case = reference.draw(row), reference.load(row)
+        masks = {region.kind: region.mask for region in case.regions if region.kind in layout}
+        assert (masks["anatomy_mask"] == drawn.anatomy).all()
+        assert ("marker_mask" in masks) == drawn.has_marker
+        if drawn.has_marker:
+            assert (masks["marker_mask"] == drawn.marker).all()
+        assert not layout & {region.kind for region in site.load(row).regions}
+
+
 def test_the_marker_follows_the_label() -> None:
     source = opened(marker_agreement=1.0)
     drawn = [source.draw(row) for row in range(24)]
