@@ -83,8 +83,8 @@ bench-coverage: $(STAMP) ## do prediction sets hold at each hospital, and at one
 bench-latency: $(STAMP) ## one picture with its explanation beside the prediction alone, and through ONNX Runtime; writes out/bench-latency.json
 	PYTHONPATH=tests/explanations $(BIN)/python tests/benchmarks/latency.py --out out/bench-latency.json
 
-bench-watching: $(STAMP) ## what looking at every round's maps adds to central evaluation; writes out/bench-watching.json
-	$(BIN)/python tests/benchmarks/watching.py --out out/bench-watching.json
+bench-watching: $(STAMP) ## what looking at every round's maps adds to central evaluation
+	$(BIN)/python tests/benchmarks/watching.py
 
 check-looks: $(STAMP) ## does the model look at the lesion, or only say so? SLOW=1: all variants, three seeds
 	$(BIN)/python -m common.studies.looks --out out/looks $(if $(SLOW),--slow)

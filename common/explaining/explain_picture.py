@@ -1,7 +1,7 @@
 """One picture and one model: everything an explanation holds, from a single forward pass on."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 import numpy as np
@@ -9,10 +9,17 @@ import numpy as np
 from common.errors import ModelError
 from common.explain import EXPLAINERS
 from common.explaining.methods import CELLS, Question, Trust, with_methods
-from common.explaining.own_map import findings, logit_of, seen
+from common.explaining.own_map import Seen, findings, logit_of, seen
 from common.explaining.picture_file import PreparedPicture
 from common.explaining.signs import signs
-from common.explanation.derived import answer_words, class_answers, described, grade_answers, member
+from common.explanation.derived import (
+    answer_words,
+    class_answers,
+    described,
+    grade_answers,
+    is_settled,
+    member,
+)
 from common.explanation.rationale import rationale
 from common.explanation.schema import (
     Explanation,
@@ -61,7 +68,8 @@ def explain_picture(
         expand: Findings that methods and trust are for, instead of those above.
 
     Raises:
-        ModelError: The model does not have the task, a finding or a method of that name.
+        ModelError: The model does not have the task, a finding or a method of that name, or its
+            numbers for this picture are not finite.
     """
     wanted, about = model.task(task), model.about(task)
     for name in methods:
@@ -72,6 +80,7 @@ def explain_picture(
     prediction = model.predict(task, images)
     seconds = written(time.perf_counter() - begun)
     numbers = seen(prediction.output, task=wanted)
+    _refuse_infinite(numbers, picture)
     rows, columns = numbers.maps.shape[1:]
     temperature = written(about.calibration.temperature) if about.calibration else None
     roi = _region(picture)
@@ -87,7 +96,8 @@ def explain_picture(
         concepts=signs(numbers, task=wanted, association=about.concept_association),
         seconds=seconds,
     )
-    prediction_set = _prediction_set(prediction, about, wanted)
+    answers = _answers(wanted, found)
+    prediction_set = _prediction_set(prediction, about, wanted, found=found, answers=answers)
     chosen: tuple[str, ...] = ()
     if methods or trust != "none":
         chosen = _chosen(found, expand, wanted, prediction_set)
@@ -111,7 +121,6 @@ def explain_picture(
             for place, finding in enumerate(found)
         )
     novelty = _novelty(prediction, about)
-    answers = _answers(wanted, found)
     without_words = Explanation(
         format=1,
         made_at=now.astimezone(UTC).isoformat(timespec="seconds"),
@@ -147,6 +156,16 @@ def explain_picture(
     return without_words.model_copy(update={"rationale": rationale(without_words)})
 
 
+def _refuse_infinite(numbers: Seen, picture: PreparedPicture) -> None:
+    parts = (numbers.maps, numbers.logits, numbers.context, numbers.thresholds)
+    signs_too = (numbers.concept_maps, numbers.concept_logits)
+    if not all(np.isfinite(part).all() for part in (*parts, *signs_too)):
+        raise ModelError(
+            f"{picture.name}: the model's numbers for it are not finite. Its training has diverged "
+            "or its weights are damaged: take another round's model."
+        )
+
+
 def _chosen(
     found: Sequence[Finding],
     expand: Sequence[str] | None,
@@ -171,22 +190,31 @@ def _answers(task: Task, found: Sequence[Finding]) -> dict[str, float]:
     return class_answers(task.labels, found[0].probability) if task.kind == "binary" else {}
 
 
-def _prediction_set(prediction: Prediction, about: TaskPackage, task: Task) -> PredictionSet | None:
+def _prediction_set(
+    prediction: Prediction,
+    about: TaskPackage,
+    task: Task,
+    *,
+    found: Sequence[Finding],
+    answers: Mapping[str, float],
+) -> PredictionSet | None:
     calibration = about.calibration
     if prediction.sets is None or calibration is None or calibration.conformal is None:
         return None
     sets = prediction.sets[0]
     is_multi = task.kind == "multi-label"
+    members = tuple(
+        member(one.question, word) if is_multi else word for one in sets for word in one.members
+    )
+    questions = tuple(one.question for one in sets)
     return PredictionSet(
-        members=tuple(
-            member(found.question, word) if is_multi else word
-            for found in sets
-            for word in found.members
-        ),
-        questions=tuple(found.question for found in sets),
+        members=members,
+        questions=questions,
         coverage=calibration.conformal.coverage,
-        calibration_pictures=calibration.pictures,
-        is_sure=all(found.is_sure for found in sets),
+        calibration_pictures=min(calibration.conformal.pictures.values()),
+        is_sure=is_settled(
+            task.kind, findings=found, answers=answers, members=members, questions=questions
+        ),
         promise=promise(calibration.conformal, task),
     )
 

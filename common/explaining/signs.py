@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from common.explaining.own_map import Seen, chance, grid_map
 from common.explanation.schema import Concept, Stance
 from common.explanation.written import written
+from common.metrics.association import SMALL
 from common.tasks import Task
 
-ASSOCIATED = 0.2  # correlation below which a sign bears on nothing
+ASSOCIATED = SMALL  # correlation below which a sign bears on nothing
 SAME_PLACES = 0.1  # overlap below which a sign is elsewhere
 
 

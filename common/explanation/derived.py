@@ -37,12 +37,49 @@ def answers_left(finding: str, answers: PredictionSet) -> tuple[str, ...]:
     return tuple(word for word in (PRESENT, ABSENT) if member(finding, word) in answers.members)
 
 
-def open_findings(names: Sequence[str], answers: PredictionSet | None) -> tuple[str, ...]:
-    """Return the findings of which the set leaves both answers or none; () without a set."""
+def open_findings(findings: Sequence[Finding], answers: PredictionSet | None) -> tuple[str, ...]:
+    """Return the findings that the set leaves open; () without a set.
+
+    It leaves both answers or none, or only the less probable one: sets cover each answer alike
+    however rare it is, so that "present" alone may be left of a rare finding that is probably
+    absent. To call it there would be wrong more often than not.
+    """
     if answers is None:
         return ()
     asked = set(answers.questions)
-    return tuple(n for n in names if n in asked and len(answers_left(n, answers)) != 1)
+    return tuple(
+        finding.name
+        for finding in findings
+        if finding.name in asked
+        and answers_left(finding.name, answers) != (PRESENT if finding.is_called else ABSENT,)
+    )
+
+
+def is_settled(
+    kind: TargetKind,
+    *,
+    findings: Sequence[Finding],
+    answers: Mapping[str, float],
+    members: Sequence[str],
+    questions: Sequence[str],
+) -> bool:
+    """Say whether a set leaves one answer to every question, and each is the more probable one.
+
+    Args:
+        kind: Of the task.
+        findings: All of them.
+        answers: Probability of each answer where they exclude each other.
+        members: Of the prediction set.
+        questions: That the set is about.
+    """
+    if kind != "multi-label":
+        return tuple(members) == (most_probable(answers),)
+    wanted = {
+        member(finding.name, PRESENT if finding.is_called else ABSENT)
+        for finding in findings
+        if finding.name in questions
+    }
+    return len(members) == len(wanted) and set(members) == wanted
 
 
 def grade_answers(labels: Sequence[str], at_least: Sequence[float]) -> dict[str, float]:
@@ -75,18 +112,19 @@ def answer_words(
     """Return the answer in a few words.
 
     A novel picture has none. Where there is a prediction set it decides: one answer left is the
-    answer, more or none is "not sure". Without one the more probable answer is given, and so is
-    it for a finding that the set does not ask about: it is there when it is called, by a
-    probability (calibrated where the task is) of at least one half.
+    answer, if it is the more probable one as well; else it is "not sure". Without one the more
+    probable answer is given, and so is it for a finding that the set does not ask about: it is
+    there when it is called, by a probability (calibrated where the task is) of at least one half.
     """
     if novelty is not None and novelty.is_novel:
         return UNLIKE
     if kind != "multi-label":
         if prediction_set is None:
             return most_probable(answers)
-        return prediction_set.members[0] if len(prediction_set.members) == 1 else NOT_SURE
-    left_open = open_findings([finding.name for finding in findings], prediction_set)
-    there = [finding.name for finding in findings if _is_there(finding, prediction_set)]
+        best = most_probable(answers)
+        return best if prediction_set.members == (best,) else NOT_SURE
+    left_open = open_findings(findings, prediction_set)
+    there = [one.name for one in findings if one.is_called and one.name not in left_open]
     words = ", ".join(map(spoken_name, there))
     if not left_open:
         return words or NONE_FOUND
@@ -108,18 +146,12 @@ def described(
     if kind != "multi-label":
         called = [place for place, finding in enumerate(findings) if finding.is_called]
         return (called[-1] if called else 0,)
-    left_open = open_findings([finding.name for finding in findings], prediction_set)
+    left_open = open_findings(findings, prediction_set)
     places = sorted(range(len(findings)), key=lambda place: -findings[place].probability)
     chosen = [
         place for place in places if findings[place].is_called or findings[place].name in left_open
     ]
     return tuple(chosen[:MOST_SPOKEN] or places[:1])
-
-
-def _is_there(finding: Finding, answers: PredictionSet | None) -> bool:
-    if answers is None or finding.name not in answers.questions:
-        return finding.is_called
-    return answers_left(finding.name, answers) == (PRESENT,)
 
 
 def energy_in_region(values: GridMap, region: Region) -> float | None:
@@ -145,7 +177,11 @@ def area(shares: Sequence[float], curve: Sequence[float]) -> float:
 
 
 def beats_chance(curves: Faithfulness) -> bool:
-    """Say whether a map is more faithful than random order by deletion and by insertion."""
+    """Say whether a map is more faithful than the random order by deletion and by insertion.
+
+    Of one picture with one random order that is little: a map of noise was so in 4 of 10 (200 draws
+    on a network of one linear layer).
+    """
     deletion = area(curves.shares, curves.deletion)
     insertion = area(curves.shares, curves.insertion)
     return deletion < area(curves.shares, curves.random_deletion) and insertion > area(

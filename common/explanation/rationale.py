@@ -6,9 +6,12 @@ what the document does not hold.
 
 from collections.abc import Iterator
 
+from common.explanation.anatomy import PADDING
 from common.explanation.confidence_words import likelihood_words, percent_words
 from common.explanation.derived import (
+    ABSENT,
     NOT_SURE,
+    PRESENT,
     UNLIKE,
     answers_left,
     described,
@@ -72,6 +75,10 @@ def _set(explanation: Explanation) -> Iterator[Sentence]:
         left = f"only {listed(members)} is left" if members else "no answer fits"
         if len(members) > 1:
             left = f"{listed(members)} cannot be ruled out"
+        elif members and members[0] != most_probable(explanation.answers):
+            best = most_probable(explanation.answers)
+            source.rests_on("answers")
+            left += f", yet {best} is more probable, so that it is not settled"
         yield source.says("confidence", f"At a wanted coverage of {coverage} {left}.")
     promise = Source(explanation)
     yield promise.says("confidence", promise.text("prediction_set", "promise"))
@@ -80,11 +87,20 @@ def _set(explanation: Explanation) -> Iterator[Sentence]:
 def _confidence(source: Source, place: int) -> Sentence:
     name = spoken_name(source.text("findings", place, "name"))
     probability = source.number("findings", place, "probability")
-    said = f"{_upper(name)} is {likelihood_words(probability)} ({percent_words(probability)})"
+    percent = percent_words(probability)
     if not source.fact("is_calibrated"):
         return source.says(
-            "confidence", f"{said}; this is not calibrated, so read it as an order, not a chance."
+            "confidence",
+            f"The model gives {name} {percent}; this is not calibrated, so read it as an order, "
+            "not a chance.",
         )
+    if source.is_there("novelty") and source.fact("novelty", "is_novel"):
+        return source.says(
+            "confidence",
+            f"The model gives {name} {percent}; it was calibrated on pictures unlike this one, so "
+            "this is no chance to go by.",
+        )
+    said = f"{_upper(name)} is {likelihood_words(probability)} ({percent})"
     return source.says("confidence", f"{said}, by its calibrated probability.")
 
 
@@ -112,7 +128,12 @@ def _left(explanation: Explanation, place: int) -> Iterator[Sentence]:
     coverage = percent_words(source.number("prediction_set", "coverage"))
     source.rests_on("prediction_set", "members")
     if len(left) == 1:
-        text = f"{name}: at a wanted coverage of {coverage} only {left[0]} is left."
+        text = f"{name}: at a wanted coverage of {coverage} only {left[0]} is left"
+        is_probable = source.fact("findings", place, "is_called")
+        if is_probable is not (left[0] == PRESENT):
+            other = PRESENT if is_probable else ABSENT
+            text += f", yet {other} is more probable, so that it is not settled"
+        text += "."
     elif left:
         text = f"{name}: at a wanted coverage of {coverage} both {listed(left)} are left."
     else:
@@ -132,9 +153,8 @@ def _others(explanation: Explanation, places: tuple[int, ...]) -> Iterator[Sente
     yield source.says(
         "confidence", f"Of the findings not described here {name} is the most probable: {chance}."
     )
-    names = [finding.name for finding in explanation.findings]
-    left_open = set(open_findings(names, explanation.prediction_set))
-    doubtful = [place for place in rest if names[place] in left_open]
+    left_open = open_findings(explanation.findings, explanation.prediction_set)
+    doubtful = [place for place in rest if explanation.findings[place].name in left_open]
     if doubtful:
         open_source = Source(explanation).rests_on("prediction_set", "members")
         said = [spoken_name(open_source.text("findings", place, "name")) for place in doubtful]
@@ -154,17 +174,17 @@ def _frame(explanation: Explanation, places: tuple[int, ...]) -> Iterator[Senten
 def _where(explanation: Explanation, place: int) -> Iterator[Sentence]:
     source = Source(explanation)
     name = spoken_name(source.text("findings", place, "name"))
-    where = explanation.findings[place].where
+    where, path = explanation.findings[place].where, ("findings", place, "where")
     if where is None:
-        source.rests_on("findings", place, "where")
+        source.rests_on(*path)
         yield source.says("where", f"No place of the picture speaks for {name}.")
-        return
-    words = source.text("findings", place, "where", "words")
-    shares = [
-        f"{region} {percent_words(source.number('findings', place, 'where', 'regions', region))}"
-        for region in list(where.regions)[:3]
-    ]
-    yield source.says("where", f"The evidence for {name}: {words} ({'; '.join(shares)}).")
+    else:
+        words = source.text(*path, "words")
+        shares = [
+            f"{region} {percent_words(source.number(*path, 'regions', region))}"
+            for region in list(where.regions)[:3]
+        ]
+        yield source.says("where", f"The evidence for {name}: {words} ({'; '.join(shares)}).")
     context = Source(explanation)
     share = context.number("findings", place, "context_share")
     if share >= NAMED_CONTEXT:
@@ -200,8 +220,8 @@ def _concepts(explanation: Explanation, place: int) -> Iterator[Sentence]:
             probability = percent_words(stated.number(*path, "probability"))
             overlap = percent_words(stated.number(*path, "overlap"))
             said.append(
-                f"{spoken_name(stated.text(*path, 'name'))} ({probability} probable, {overlap} of "
-                "its evidence in the same places)"
+                f"{spoken_name(stated.text(*path, 'name'))} ({probability}, not calibrated; "
+                f"{overlap} of its evidence in the same places)"
             )
         if said:
             finding = spoken_name(stated.text("findings", place, "name"))
@@ -262,7 +282,7 @@ def _next(explanation: Explanation, place: int) -> Iterator[Sentence]:
     where = explanation.findings[place].where
     if not source.fact("findings", place, "is_called"):
         yield source.says("next", words.when_not_called)
-    elif where is None:
+    elif where is None or next(iter(where.regions)) == PADDING:
         yield source.rests_on("findings", place, "where").says("next", words.when_called_nowhere)
     else:
         region = next(iter(where.regions))

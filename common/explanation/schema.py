@@ -101,7 +101,8 @@ class Faithfulness(Part):
     shares: tuple[Share, ...]
     deletion: tuple[Share, ...]
     insertion: tuple[Share, ...]
-    random_deletion: tuple[Share, ...]  # the same in random order: what chance gives
+    # The same in one random order, which a map of noise beats about as often as not.
+    random_deletion: tuple[Share, ...]
     random_insertion: tuple[Share, ...]
 
 
@@ -131,7 +132,7 @@ class Concept(Part):
     """A sign that clinicians name, seen by its own head."""
 
     name: str
-    probability: Share
+    probability: Share  # sigmoid(Σ of the map), not calibrated
     map: GridMap
     overlap: Share  # of its positive evidence with the finding's, 0 apart, 1 the same places
     association: float | None  # with the finding on the calibration part, -1..1; None: unknown
@@ -171,8 +172,9 @@ class PredictionSet(Part):
     # What the set is about: findings with too few calibration pictures have none of their own.
     questions: tuple[str, ...]
     coverage: Share  # wanted
-    calibration_pictures: Count
-    is_sure: bool  # exactly one answer (per question for findings) is left
+    calibration_pictures: Count  # that the rarest of its answers rests on, one per patient
+    # One answer (to every question, for findings) is left, and it is the more probable one.
+    is_sure: bool
     promise: str  # what is promised and what is not, in a sentence
 
 
@@ -180,7 +182,9 @@ class Novelty(Part):
     """How unlike the calibration part's pictures this one is."""
 
     score: float
-    limit: float  # at which one in a hundred calibration pictures is called novel
+    # Above it a picture is novel: of ordinary ones one in a hundred, or one in n + 1 where the
+    # calibration part has n < 99 patients.
+    limit: float
     is_novel: bool
 
 

@@ -38,6 +38,13 @@ class Source:
             raise DataError(f"{pointer(*parts)} is not true or false but {type(value).__name__}.")
         return value
 
+    def is_there(self, *parts: str | int) -> bool:
+        """Return whether a part is known; what is not known is among what the sentence uses."""
+        is_known = self._value(parts) is not None
+        if is_known:
+            del self._uses[pointer(*parts)]  # the values read from it are named instead
+        return is_known
+
     def rests_on(self, *parts: str | int) -> Self:
         """Name a value that the sentence was chosen by without stating it."""
         self._value(parts)

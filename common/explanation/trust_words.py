@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from common.explanation.confidence_words import percent_words
 from common.explanation.derived import beats_chance, spoken_name
 from common.explanation.figures import figure, listed
-from common.explanation.schema import Explanation, Sentence
+from common.explanation.schema import Explanation, Region, Sentence
 from common.explanation.source import Source
 
 PAINTED = 0.2  # share of the picture at which the curves are quoted
@@ -32,7 +32,9 @@ def trust(explanation: Explanation, place: int) -> Iterator[Sentence]:
         share = percent_words(source.number("findings", place, "methods", 0, "energy_in_roi"))
         name = spoken_name(source.text("findings", place, "name"))
         yield source.says(
-            "trust", f"In the region that an expert marked lies {share} of the evidence for {name}."
+            "trust",
+            f"In the region that an expert marked lies {share} of the evidence for {name}"
+            f"{_against_area(source, own.energy_in_roi, explanation.roi)}.",
         )
     yield from _others(explanation, place)
 
@@ -62,9 +64,20 @@ def _faithfulness(explanation: Explanation, place: int) -> Iterator[Sentence]:
     name = spoken_name(judged.text("findings", place, "name"))
     yield judged.says(
         "trust",
-        f"Over deletion and insertion together the map for {name} is {verdict} than a random "
-        "order.",
+        f"Over deletion and insertion together the map for {name} is {verdict} than one random "
+        "order. A map that means nothing would be so in nearly every second picture: go by how far "
+        "the curves are apart.",
     )
+
+
+def _against_area(source: Source, energy: float, roi: Region | None) -> str:
+    """Say whether that is more than an even map would have there: a large region holds much."""
+    if roi is None:
+        return ""
+    source.rests_on("roi", "coverage")
+    if energy > sum(roi.coverage) / len(roi.coverage):
+        return ", which is more than its share of the picture"
+    return ", which is no more than its share of the picture: what chance would give"
 
 
 def _region(explanation: Explanation, place: int) -> Iterator[Sentence]:
@@ -93,7 +106,7 @@ def _stability(explanation: Explanation, place: int) -> Sentence:
     return source.says(
         "trust",
         f"The map for {name} keeps a structural similarity of {listed(said)}, where one means "
-        "unchanged.",
+        "unchanged; a map of a few small spots keeps a high one in any case.",
     )
 
 

@@ -8,6 +8,9 @@ from common.errors import DataError
 
 Float64Array = NDArray[np.float64]
 
+SMALL = 0.2  # nothing is made of a correlation below it
+_NORMAL_95 = 1.959964  # quantile of the normal distribution at 0.975
+
 
 def association(
     concept_probabilities: NDArray[np.floating], logits: NDArray[np.floating]
@@ -39,6 +42,27 @@ def association(
     concepts, answers = _standardised(concept_probabilities), _standardised(logits)
     found: Float64Array = concepts.T @ answers
     return np.clip(found, -1.0, 1.0)
+
+
+def is_settled(correlation: float, *, patients: int) -> bool:
+    """Say whether so many patients tell what a rank correlation is: not nought, or surely small.
+
+    Its 95 % interval, Fisher's z with the standard error √((1 + r² / 2) / (n - 3)) of Bonett and
+    Wright 2000, doi:10.1007/BF02294183, leaves out 0 or lies within ± ``SMALL``.
+
+    Args:
+        correlation: Spearman's, in [-1, 1].
+        patients: n, 4 or more, else nothing is settled. Pictures of one patient are no new
+            evidence.
+    """
+    if patients < 4:
+        return False
+    if abs(correlation) >= 1:
+        return True
+    error = np.sqrt((1 + correlation**2 / 2) / (patients - 3))
+    centre = np.arctanh(correlation)
+    low, high = np.tanh(centre - _NORMAL_95 * error), np.tanh(centre + _NORMAL_95 * error)
+    return bool(low > 0 or high < 0 or (low > -SMALL and high < SMALL))
 
 
 def _standardised(values: NDArray[np.floating]) -> Float64Array:

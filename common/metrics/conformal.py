@@ -8,7 +8,8 @@ An answer's nonconformity is one minus the probability that the model gives it. 
 pictures with one nonconformity of the right answer each, the threshold is the ceil((n + 1)
 coverage)-th smallest; a new picture's right answer is then within it with a probability of at
 least ``coverage``, as long as the new picture is exchangeable with these n. Nothing holds for
-pictures from elsewhere.
+pictures from elsewhere. The probability is over the calibration pictures too: those that one has
+may have been lucky, see :func:`coverage_floor`.
 """
 
 import math
@@ -16,6 +17,7 @@ from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import betaincinv
 
 from common.metrics.bootstrap import Float64Array, IntArray
 
@@ -33,6 +35,22 @@ def fewest_pictures(coverage: float) -> int:
     """Return how many calibration pictures a threshold of this coverage needs."""
     wanted = Fraction(str(coverage))
     return math.ceil(wanted / (1 - wanted))
+
+
+def coverage_floor(pictures: int, *, coverage: float, doubt: float = 0.05) -> float:
+    """Return the coverage that n calibration pictures fall short of with a chance of ``doubt``.
+
+    Given the calibration pictures, the coverage of all new ones is Beta(k, n + 1 - k) distributed,
+    k the rank of the threshold, where nonconformities are not tied: Vovk 2012, arXiv:1209.2673,
+    section 3; Angelopoulos and Bates 2021, section 3.2. Ties only add to it.
+
+    Args:
+        pictures: n, at least :func:`fewest_pictures`.
+        coverage: Wanted.
+        doubt: In (0, 1).
+    """
+    rank = rank_of(pictures, coverage=coverage)
+    return float(betaincinv(rank, pictures + 1 - rank, doubt))
 
 
 def threshold(nonconformity: Float64Array, *, coverage: float) -> float | None:

@@ -70,7 +70,8 @@ def region_drop(
     with torch.no_grad():
         whole = torch.cat([score(part).double().cpu() for part in torch.split(images, at_once)])
         masks = torch.from_numpy(np.array([mask for found in shapes for mask in found], dtype=bool))
-        for chosen in torch.split(torch.arange(len(rows)), at_once):
+        # Where no picture has a region there is nothing to split: torch would give one empty part.
+        for chosen in torch.split(torch.arange(len(rows)), at_once) if len(rows) else ():
             pictures = inpainted(images[rows[chosen]], masks[chosen].to(images.device))
             filled.append(score(pictures).double().cpu())
     drops = (whole[rows] - torch.cat(filled)).numpy()

@@ -24,6 +24,7 @@ from common.package.schema import (
     NOVELTY_FILE,
     PACKAGE_FOLDER,
     WEIGHTS_FILE,
+    Conformal,
     ModelPackage,
     TaskPackage,
 )
@@ -153,15 +154,19 @@ def _task(name: str, about: TaskPackage, place: Path) -> Task:
                 f"{place / MODEL_FILE}: task {name} has the {what} {', '.join(theirs)}, this "
                 f"version of Fovea knows {', '.join(ours)}. Open it with the version it is of."
             )
-    conformal = about.calibration.conformal if about.calibration else None
-    for question in questions(task) if conformal is not None else ():
-        keys = set() if question.name in conformal.left_out else set(question.keys)
-        if missing := sorted(keys - set(conformal.thresholds)):
-            raise ModelError(
-                f"{place / MODEL_FILE}: task {name} has no threshold for {missing[0]}. The file is "
-                "damaged: copy the package anew, or package the run's model again."
-            )
+    if about.calibration is not None and about.calibration.conformal is not None:
+        _refuse_gaps(about.calibration.conformal, task, place)
     return task
+
+
+def _refuse_gaps(conformal: Conformal, task: Task, place: Path) -> None:
+    for question in questions(task):
+        keys = () if question.name in conformal.left_out else question.keys
+        if missing := [key for key in keys if key not in conformal.thresholds]:
+            raise ModelError(
+                f"{place / MODEL_FILE}: task {task.name} has no threshold for {missing[0]}. The "
+                "file is damaged: copy the package anew, or package the run's model again."
+            )
 
 
 def _read_arrays(path: Path, sha256: str) -> dict[str, NDArray[np.float32]]:

@@ -10,11 +10,13 @@ import torch
 from scipy.stats import spearmanr
 
 from common.errors import ModelError
+from common.explain import EXPLAINERS
 from common.explaining.explain_picture import explain_picture
 from common.explaining.picture_file import PreparedPicture
 from common.explanation.derived import energy_in_region
 from common.explanation.rationale import rationale
 from common.explanation.schema import Explanation
+from common.metrics.region_drop import inpainted, strongest_region
 from common.package.loading import LoadedModel, network_input
 from small_model import WEIGHTS, small_model
 
@@ -93,7 +95,9 @@ def test_probabilities_and_sets_are_the_models_own(
     assert made.prediction_set is not None
     sets = prediction.sets[0]
     assert len(made.prediction_set.members) == sum(len(found.members) for found in sets)
-    assert made.prediction_set.is_sure is all(found.is_sure for found in sets)
+    one_each = all(found.is_sure for found in sets)
+    assert made.prediction_set.is_sure is (one_each and "not sure" not in made.answer)
+    assert made.prediction_set.calibration_pictures == 60
     if task == "chestx":
         assert made.prediction_set.members[0].startswith("Effusion: ")
     assert made.novelty is not None
@@ -243,3 +247,49 @@ def test_what_the_model_does_not_have_is_refused_by_name(
 ) -> None:
     with pytest.raises(ModelError, match=words):
         explain_picture(model, drawn(), now=NOW, **asked)  # type: ignore[arg-type]
+
+
+def test_a_map_without_evidence_is_measured_without_a_region(drawn: Drawn) -> None:
+    model = small_model()
+    with torch.no_grad():
+        evidence = model.network.heads["chestx"].get_submodule("parts.evidence")
+        evidence.get_parameter("weight").zero_()
+        evidence.get_parameter("bias").fill_(-2.0)  # every place speaks against every logit
+
+    made = explain_picture(model, drawn(), task="chestx", now=NOW, trust="own")
+
+    finding = next(finding for finding in made.findings if finding.name in made.expanded)
+    assert finding.where is None
+    assert (finding.region_drop, finding.elsewhere_drop) == (None, None)
+    assert finding.methods[0].faithfulness is not None
+
+
+def test_a_model_that_has_diverged_is_refused_by_name(drawn: Drawn) -> None:
+    model = small_model()
+    with torch.no_grad():
+        next(iter(model.network.heads.parameters())).fill_(float("nan"))
+
+    with pytest.raises(ModelError, match=r"picture 1\.png: the model's numbers .* not finite"):
+        explain_picture(model, drawn(), task="chestx", now=NOW)
+
+
+def test_a_grade_is_painted_over_by_its_own_probability_and_its_strongest_twentieth(
+    model: LoadedModel, drawn: Drawn
+) -> None:
+    made = explain_picture(
+        model, drawn(), task="retina", now=NOW, trust="own", expand=("grade>=3",)
+    ).findings[2]
+
+    assert made.threshold != 0
+    curves = made.methods[0].faithfulness
+    assert curves is not None
+    assert curves.deletion[0] == pytest.approx(made.uncalibrated, rel=1e-4)
+
+    image = network_input(drawn().image[None])
+    saliency = EXPLAINERS.get("evidence")(model.network, image, task="retina", logit=0)
+    region = torch.from_numpy(strongest_region(saliency, share=0.05))
+    assert 0.03 < float(region.float().mean()) <= 0.0501  # pixels tied at the border are left out
+    with torch.no_grad():
+        filled = inpainted(image, region)
+        drop = [float(model.network(x, task="retina").logits) for x in (image, filled)]
+    assert made.region_drop == pytest.approx(drop[0] - drop[1], abs=1e-4)

@@ -28,6 +28,12 @@ Drawn = Callable[..., PreparedPicture]
         (0.1, 0.5, -0.6, "neither"),
         (0.9, 0.5, 0.1, "neither"),
         (0.9, 0.5, None, "unknown"),
+        # On either side of each limit.
+        (0.5, 0.1, 0.2, "supports"),
+        (0.9, 0.1, 0.19, "neither"),
+        (0.9, 0.09, 0.2, "neither"),
+        (0.49, 0.5, 0.2, "against"),
+        (0.5, 0.5, -0.2, "against"),
     ],
 )
 def test_what_a_sign_does_for_an_answer(

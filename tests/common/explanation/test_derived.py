@@ -11,6 +11,7 @@ from common.explanation.derived import (
     described,
     energy_in_region,
     grade_answers,
+    is_settled,
     member,
     open_findings,
 )
@@ -38,16 +39,73 @@ ABSENT = tuple(member(name, "absent") for name in ("Effusion", "Mass", "Pneumoth
 @pytest.mark.parametrize(
     ("members", "words"),
     [
-        (ABSENT, "none of its findings"),
-        ((PRESENT[0], *ABSENT[1:]), "Effusion"),
         ((*PRESENT[:2], ABSENT[2]), "Effusion, Mass"),
         ((PRESENT[0], PRESENT[1], ABSENT[1], ABSENT[2]), "Effusion; not sure about Mass"),
-        ((PRESENT[0], ABSENT[1]), "Effusion; not sure about Pneumothorax"),  # none fits
+        (PRESENT[:2], "Effusion, Mass; not sure about Pneumothorax"),  # none fits
         ((*PRESENT, *ABSENT), "not sure about Effusion or Mass or Pneumothorax"),
+        # Only the less probable answer is left.
+        (PRESENT, "Effusion, Mass; not sure about Pneumothorax"),
+        ((PRESENT[0], *ABSENT[1:]), "Effusion; not sure about Mass"),
     ],
 )
 def test_findings_are_answered_by_the_prediction_set(members: tuple[str, ...], words: str) -> None:
     assert answered(sample("chestx"), *members) == words
+
+
+def test_findings_that_are_improbable_and_ruled_out_are_none() -> None:
+    made = sample("chestx")
+    absent = tuple(one.model_copy(update={"is_called": False}) for one in made.findings)
+
+    assert answered(made.model_copy(update={"findings": absent}), *ABSENT) == "none of its findings"
+
+
+def test_of_a_rare_finding_present_alone_may_be_left_while_it_is_probably_absent() -> None:
+    """Why one answer left is no answer: sets that cover each answer alike forget how rare it is."""
+    rng = np.random.default_rng(0)
+    sick = rng.random(20_000) < 0.08
+    # Normal values one and a half deviations apart; their logit by Bayes' rule.
+    logits = 1.5 * (rng.normal(size=20_000) + 1.5 * sick) - 1.5**2 / 2 + np.log(0.08 / 0.92)
+    chance = 1 / (1 + np.exp(-logits))
+    is_in = {
+        True: 1 - chance <= np.quantile((1 - chance)[sick], 0.9),
+        False: chance <= np.quantile(chance[~sick], 0.9),
+    }
+
+    only_present = is_in[True] & ~is_in[False]
+
+    assert only_present.mean() > 0.1
+    assert (chance[only_present] < 0.5).mean() > 0.75
+    assert sick[only_present].mean() < 0.4
+
+
+@pytest.mark.parametrize(
+    ("task", "members", "settled"),
+    [
+        ("chestx", (*PRESENT[:2], ABSENT[2]), True),
+        ("chestx", PRESENT, False),
+        ("chestx", PRESENT[:2], False),
+        ("chestx", (*PRESENT[:2], PRESENT[2], ABSENT[2]), False),
+        ("retina", ("2 moderate",), True),
+        ("retina", ("3 severe",), False),
+        ("retina", (), False),
+        ("retina", ("2 moderate", "3 severe"), False),
+    ],
+)
+def test_a_question_is_settled_by_one_answer_that_is_the_more_probable_one(
+    task: str, members: tuple[str, ...], settled: bool
+) -> None:
+    made = sample(task)
+
+    found = is_settled(
+        made.kind,
+        findings=made.findings,
+        answers=made.answers,
+        members=members,
+        questions=[finding.name for finding in made.findings],
+    )
+
+    assert found is settled
+    assert ("not sure" in answered(made, *members)) is not settled
 
 
 def test_a_finding_that_the_set_does_not_ask_about_is_answered_by_its_probability() -> None:
@@ -57,7 +115,7 @@ def test_a_finding_that_the_set_does_not_ask_about_is_answered_by_its_probabilit
         update={"questions": ("Pneumothorax",), "members": (ABSENT[2],)}
     )
 
-    assert open_findings(["Effusion", "Mass", "Pneumothorax"], answers) == ()
+    assert open_findings(explanation.findings, answers) == ()
     assert (
         answer_words(
             "multi-label",
@@ -72,7 +130,12 @@ def test_a_finding_that_the_set_does_not_ask_about_is_answered_by_its_probabilit
 
 @pytest.mark.parametrize(
     ("members", "words"),
-    [(("3 severe",), "3 severe"), ((), "not sure"), (("2 moderate", "3 severe"), "not sure")],
+    [
+        (("2 moderate",), "2 moderate"),
+        (("3 severe",), "not sure"),  # the other is more probable
+        ((), "not sure"),
+        (("2 moderate", "3 severe"), "not sure"),
+    ],
 )
 def test_a_grade_is_answered_where_one_is_left(members: tuple[str, ...], words: str) -> None:
     assert answered(sample("retina"), *members) == words
@@ -113,6 +176,15 @@ def test_called_and_open_findings_are_described_most_probable_first() -> None:
 
 def test_of_grades_the_highest_called_stands_for_all() -> None:
     assert described("ordinal", sample("retina").findings, None) == (1,)
+
+
+def test_a_finding_of_which_only_the_less_probable_answer_is_left_is_described() -> None:
+    made = sample("chestx")
+    assert made.prediction_set is not None
+    answers = made.prediction_set.model_copy(update={"members": (*ABSENT[:2], PRESENT[2])})
+    calm = [one.model_copy(update={"is_called": False}) for one in made.findings]
+
+    assert described("multi-label", calm, answers) == (2,)
 
 
 def test_areas_are_trapezoids() -> None:

@@ -10,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
+from common.explanation.anatomy import PADDING
 from common.explanation.confidence_words import percent_words
 from common.explanation.derived import spoken_name
 from common.explanation.figures import figure
 from common.explanation.pointer import resolve
 from common.explanation.rationale import rationale
 from common.explanation.schema import Explanation, Sentence
-from common.explanation.task_words import DISCLAIMER, WHEN_NOT_SURE, WHEN_NOVEL
+from common.explanation.task_words import DISCLAIMER, TASK_WORDS, WHEN_NOT_SURE, WHEN_NOVEL
 from sample import sample
 
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
@@ -240,3 +241,87 @@ def test_what_was_not_measured_is_said_not_to_be_known() -> None:
 def test_the_samples_own_rationale_is_the_one_that_follows_from_it() -> None:
     for task in TASKS:
         assert sample(task).rationale == rationale(sample(task))
+
+
+def test_a_novel_picture_s_probability_is_no_chance() -> None:
+    said = texts(sample("pathoscan", is_novel=True))
+
+    assert "calibrated on pictures unlike this one" in said
+    assert "by its calibrated probability" not in said
+    assert "by its calibrated probability" in texts(sample("pathoscan"))
+
+
+def test_what_is_not_calibrated_is_not_worded_as_a_likelihood() -> None:
+    said = texts(sample("pathoscan", is_calibrated=False))
+
+    assert "this is not calibrated" in said
+    assert "likely" not in said
+    assert "opacity (83 %, not calibrated;" in texts(sample("chestx"))
+
+
+@pytest.mark.parametrize(
+    ("task", "members", "words"),
+    [
+        (
+            "chestx",
+            ["Effusion: absent", "Mass: present", "Pneumothorax: absent"],
+            "only absent is left, yet present is more probable, so that it is not settled",
+        ),
+        ("retina", ["3 severe"], "only 3 severe is left, yet 2 moderate is more probable"),
+    ],
+)
+def test_an_answer_left_against_the_probability_is_said_to_be_unsettled(
+    task: str, members: list[str], words: str
+) -> None:
+    made = sample(task)
+    assert made.prediction_set is not None
+    assert "more probable, so that" not in texts(made)
+
+    assert words in texts(with_members(made, *members))
+
+
+def with_members(made: Explanation, *members: str) -> Explanation:
+    assert made.prediction_set is not None
+    answers = made.prediction_set.model_copy(update={"members": members})
+    return made.model_copy(update={"prediction_set": answers})
+
+
+@pytest.mark.parametrize(
+    ("covered", "words"), [(0.4, "more than its share"), (0.7, "no more than its share")]
+)
+def test_evidence_in_an_expert_s_region_is_held_against_its_area(
+    covered: float, words: str
+) -> None:
+    made = sample("chestx")  # .61 of the evidence lies there
+    assert made.roi is not None
+    even = tuple(covered for _ in made.roi.coverage)
+    said = texts(made.model_copy(update={"roi": made.roi.model_copy(update={"coverage": even})}))
+
+    assert f"which is {words} of the picture" in said
+
+
+def with_first(made: Explanation, **values: object) -> Explanation:
+    """The sample with something else known of its first finding."""
+    first, *others = made.findings
+    return made.model_copy(update={"findings": (first.model_copy(update=values), *others)})
+
+
+def test_a_finding_that_no_place_carries_still_tells_of_its_context() -> None:
+    said = texts(with_first(sample("chestx"), where=None, context_share=0.9))
+
+    assert "No place of the picture speaks for Effusion." in said
+    assert "Of what decides on Effusion 90 % is context" in said
+
+
+def test_nobody_is_sent_to_look_at_the_padding() -> None:
+    made = sample("chestx")
+    where = made.findings[0].where
+    assert where is not None
+    assert "Look at the right lower zone" in texts(made)
+
+    off = where.model_copy(update={"words": PADDING, "regions": {PADDING: 1.0}})
+    said = texts(with_first(made, where=off))
+
+    assert f"Look at the {PADDING}" not in said
+    assert TASK_WORDS["chestx"].when_called_nowhere in said
+    assert PADDING in said

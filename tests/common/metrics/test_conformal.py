@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.special import softmax
+from scipy.stats import beta
 
 from common.metrics.conformal import (
     answer_sets,
+    coverage_floor,
     fewest_pictures,
     one_per_patient,
     rank_of,
@@ -101,3 +103,16 @@ def test_each_patient_is_drawn_once_and_each_of_its_pictures_equally_often() -> 
         counts[rows] += 1
     assert counts / 3000 == pytest.approx([1 / 3, 1 / 3, 1 / 3, 1, 1 / 2, 1 / 2], abs=0.03)
     assert one_per_patient(np.array([], np.int32), rng).size == 0
+
+
+@pytest.mark.parametrize("pictures", [9, 40, 400])
+def test_one_calibration_part_in_twenty_covers_less_than_the_floor(pictures: int) -> None:
+    """Uniform nonconformities: what a threshold covers of new ones is the threshold itself."""
+    rng = np.random.default_rng(4)
+    covered = np.array([threshold(rng.random(pictures), coverage=0.9) for _ in range(4000)])
+
+    floor = coverage_floor(pictures, coverage=0.9)
+
+    rank = rank_of(pictures, coverage=0.9)
+    assert floor == pytest.approx(beta.ppf(0.05, rank, pictures + 1 - rank))
+    assert np.mean(covered < floor) == pytest.approx(0.05, abs=0.012)

@@ -40,9 +40,7 @@ def test_a_model_that_turns_round_is_opposite(maps: np.ndarray) -> None:
 
 def test_the_mean_is_that_of_scipy_over_pictures(maps: np.ndarray) -> None:
     other = maps + np.random.default_rng(4).normal(size=maps.shape).astype(np.float32)
-    expected = [
-        spearmanr(a.ravel(), b.ravel()).statistic for a, b in zip(maps, other, strict=True)
-    ]
+    expected = [spearmanr(a.ravel(), b.ravel()).statistic for a, b in zip(maps, other, strict=True)]
     found = similarity(maps, other)["spearman"]
     assert found.value == pytest.approx(np.mean(expected))
     assert found.low is not None

@@ -70,3 +70,16 @@ def test_a_patient_s_own_pictures_do_not_bring_it_nearer() -> None:
 def test_too_few_patients_have_no_limit() -> None:
     with pytest.raises(DataError, match="needs 20 patients, got 19"):
         novelty_limit(features(40, seed=1), np.arange(40) % 19, rng=np.random.default_rng(0))
+
+
+def test_of_a_patient_the_farthest_picture_counts_whichever_comes_last() -> None:
+    """Every patient has one odd picture, first or last: the limit must be that of the odd ones."""
+    ordinary, odd = features(40, seed=1), features(40, seed=6, shift=1.0)
+    patients = np.repeat(np.arange(40), 2)
+    limits = [
+        novelty_limit(
+            np.stack(pair, axis=1).reshape(80, D), patients, rng=np.random.default_rng(0)
+        ).value
+        for pair in ((ordinary, odd), (odd, ordinary))
+    ]
+    assert limits[0] == pytest.approx(limits[1])

@@ -118,3 +118,32 @@ def test_strongest_region_has_the_area_asked_for() -> None:
 def test_regions_of_another_size_are_refused() -> None:
     with pytest.raises(DataError, match="one region"):
         region_drop(brightness, torch.ones(1, 3, 8, 8), square(1, 1), seed=0)
+
+
+def test_a_map_that_names_no_place_has_no_drop_even_by_itself() -> None:
+    nothing = np.zeros((1, SIDE_PX, SIDE_PX), dtype=bool)
+
+    measured = region_drop(brightness, torch.rand(1, 3, SIDE_PX, SIDE_PX), nothing, seed=0)
+
+    assert np.isnan(measured.inside).all()
+    assert np.isnan(measured.elsewhere).all()
+    assert measured.placements == (0,)
+
+
+def test_elsewhere_is_the_mean_over_the_places() -> None:
+    """A weight for each pixel and a region of one pixel: the drop is known by hand."""
+    draw = torch.Generator().manual_seed(3)
+    weights = torch.rand(SIDE_PX, SIDE_PX, generator=draw)
+    answers: list[Tensor] = []
+
+    def weighed(pictures: Tensor) -> Tensor:
+        answers.append((pictures.mean(dim=1) * weights).sum(dim=(1, 2)))
+        return answers[-1]
+
+    images = torch.rand(1, 3, SIDE_PX, SIDE_PX, generator=draw)
+    measured = region_drop(weighed, images, square(3, 5, side=1), seed=0)
+
+    whole, painted = answers[0], torch.cat(answers[1:])
+    assert measured.inside[0] == pytest.approx(float(whole - painted[0]), abs=1e-5)
+    assert len(painted) == 1 + 8
+    assert measured.elsewhere[0] == pytest.approx(float((whole - painted[1:]).mean()), abs=1e-5)

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from common.errors import DataError
 from common.metrics.stability import (
+    BRIGHTNESS,
+    NOISE_DEVIATION,
     between_pictures,
     reproducibility,
     shifted,
@@ -137,3 +139,21 @@ def test_reproducibility_is_the_mean_over_pairs_of_networks(images: Tensor) -> N
 def test_maps_that_cannot_be_compared_are_refused() -> None:
     with pytest.raises(DataError, match="at least 11 px"):
         similarity(torch.zeros(1, 8, 8), torch.zeros(1, 8, 8))
+
+
+def test_each_change_is_of_the_size_that_is_stated(images: Tensor) -> None:
+    asked: list[Tensor] = []
+
+    def remembered(pictures: Tensor) -> Tensor:
+        asked.append(pictures)
+        return brightness_map(pictures)
+
+    stability(remembered, images, may_flip=True, seed=0)
+
+    before, moved, noisy, brighter, mirrored = asked
+    assert torch.equal(before, images)
+    assert torch.equal(moved, shifted(images, 1))  # 32 px / 32
+    assert float((noisy - images).std()) == pytest.approx(NOISE_DEVIATION, rel=0.05)
+    torch.testing.assert_close((noisy - images)[0], (noisy - images)[1])
+    torch.testing.assert_close(brighter - images, torch.full_like(images, BRIGHTNESS))
+    assert torch.equal(mirrored, images.flip(-1))

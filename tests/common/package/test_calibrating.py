@@ -103,6 +103,11 @@ def test_one_rare_grade_makes_all_grades_share_a_threshold(
     assert not found.is_per_answer
     assert len(set(found.thresholds.values())) == 1
     assert set(found.pictures.values()) == {len(rare)}
+    right = nonconformities(rare.class_logits, task=task)[0][
+        np.arange(len(rare)), rare.targets[:, 0].astype(int)
+    ]
+    rank = int(np.ceil((len(rare) + 1) * 0.9))
+    assert set(found.thresholds.values()) == {np.sort(right)[rank - 1]}
     assert found.measured_coverage == {}
     assert "on average over all grades" in promise(found, task)
 
