@@ -82,7 +82,7 @@ def rescaled(network: nn.Module, score: Score, images: Tensor) -> Attribution:
     pictures, baseline = images.detach().clone(), blurred(images).detach().clone()
     with torch.no_grad():
         difference = score(pictures) - score(baseline)
-    with _private_inputs(network), _without_traces(network):
+    with _private_inputs(network), _without_traces(network), _any_algorithm():
         try:
             values = _Rescale(_Scored(network, score)).attribute(
                 pictures.requires_grad_(), baselines=baseline
@@ -116,6 +116,21 @@ class _Rescale(DeepLift):  # type: ignore[misc]  # captum is not typed
 
 def _is_rescaled(module: nn.Module) -> bool:
     return type(module) in SUPPORTED_NON_LINEAR or type(module).__name__ in SMOOTH
+
+
+@contextmanager
+def _any_algorithm() -> Iterator[None]:
+    """Allow max_unpool2d, for which torch has no algorithm of one fixed order.
+
+    Training allows no other kind (common/seed.py), and the process may be one that has trained.
+    """
+    was_fixed = torch.are_deterministic_algorithms_enabled()
+    warns_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(was_fixed, warn_only=warns_only)
 
 
 def _of_max_pooling(

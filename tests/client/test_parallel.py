@@ -184,6 +184,7 @@ def test_a_loss_that_is_not_finite_stops_all_processes_and_the_next_round_works(
     assert largest_difference(state(one), state(good)) < 1e-5
 
 
+@pytest.mark.deployment
 def test_a_process_that_dies_in_a_round_is_named_and_replaced_at_the_next(
     training: ParallelTraining, config: RunConfig, shard_folder: Path
 ) -> None:
@@ -203,6 +204,7 @@ def test_a_process_that_dies_in_a_round_is_named_and_replaced_at_the_next(
     assert largest_difference(state(one), state(two)) < 1e-5
 
 
+@pytest.mark.deployment
 def test_a_process_that_died_between_rounds_is_replaced_unnoticed(
     training: ParallelTraining, config: RunConfig
 ) -> None:
@@ -251,6 +253,7 @@ def test_a_folder_that_the_trainer_stands_in_gives_no_modules(
         assert said.state == "ready"
 
 
+@pytest.mark.deployment
 def test_a_process_ends_when_the_trainer_is_gone(tmp_path: Path) -> None:
     group = Group(
         rank=1,

@@ -87,7 +87,8 @@ def test_an_update_is_what_changed_in_trunk_and_own_head(
     assert all(array.dtype == np.float32 for array in update.arrays.values())
     assert max(np.abs(array).max() for array in update.arrays.values()) > 0
     assert (update.num_examples, update.num_steps) == (14, 4)  # 2 epochs of 2 batches
-    assert set(update.metrics) == {"total", "classification", "attention", "saliency", "seconds"}
+    parts = {"total", "classification", "attention", "saliency", "concept"}
+    assert set(update.metrics) == {*parts, "seconds"}
 
 
 def test_the_same_request_gives_the_same_bits(valley: Trainer, config: RunConfig) -> None:

@@ -69,6 +69,7 @@ def stub(real: Hospital) -> Iterator[TrainerStub]:
     stub.close()
 
 
+@pytest.mark.deployment
 def test_a_killed_trainer_goes_on_where_it_was_and_a_stopped_one_finishes_first(
     real: Hospital, start: StartTrainer, stub: TrainerStub
 ) -> None:

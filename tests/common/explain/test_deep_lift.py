@@ -1,5 +1,7 @@
 """DeepLIFT is complete where captum's rules reach, and says how far it is from it elsewhere."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -79,6 +81,25 @@ def test_plain_network_is_complete_and_agrees_with_captum() -> None:
     assert torch.allclose(found.values, by_captum(network, images))
     assert float(found.gap.max()) < 1e-9
     assert float(found.difference.abs().min()) > 1e-3
+
+
+@pytest.fixture(autouse=True)
+def any_algorithm() -> Iterator[None]:
+    """Undo what a training in this process asked of torch, captum's own unpooling cannot."""
+    was_fixed = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(False)
+    yield
+    torch.use_deterministic_algorithms(was_fixed)
+
+
+def test_pooling_is_explained_where_training_has_asked_for_fixed_algorithms() -> None:
+    network = built(nn.MaxPool2d(3, 2, 1))
+    torch.use_deterministic_algorithms(True)
+
+    found = rescaled(network, network, pictures())
+
+    assert float(found.gap.max()) < 1e-9
+    assert torch.are_deterministic_algorithms_enabled()
 
 
 @pytest.mark.parametrize(
