@@ -1,6 +1,6 @@
 """The top of a page: the answer, how sure it is, and what cannot be ruled out."""
 
-from common.explanation.derived import answers_left, member
+from common.explanation.derived import PRESENT, answers_left, member
 from common.explanation.schema import Explanation, PredictionSet
 from common.pages.sheet import Sheet
 
@@ -32,7 +32,9 @@ def _standing(explanation: Explanation) -> str:
     elif answers.is_sure:
         said.append(("calm", "●", "Sure: one answer is left"))
     else:
-        said.append(("warn", "◐", "Not sure: more than one answer is left"))
+        said.append(
+            ("warn", "◐", "Not sure: no single answer is left that is also the more probable")
+        )
     if not explanation.is_calibrated:
         said.append(("warn", "○", "Not calibrated: its probabilities are only an order"))
     if novelty is None:
@@ -64,7 +66,8 @@ def _grouped(
 ) -> dict[str, list[str]]:
     """Return what is in the prediction set by what it means to a reader.
 
-    A question with both its answers left, or with neither, is open.
+    A question with both its answers left, or with neither, is open; so is one whose only answer
+    left is the less probable one.
     """
     wording = "finding" if explanation.kind == "multi-label" else "plain"
     members = [
@@ -81,7 +84,8 @@ def _grouped(
     }
     for place, finding in enumerate(explanation.findings):
         left = answers_left(finding.name, answers)
-        heading = "Left open" if len(left) != 1 else left[0].capitalize()
+        is_told = len(left) == 1 and (left[0] == PRESENT) == finding.is_called
+        heading = left[0].capitalize() if is_told else "Left open"
         if finding.name not in answers.questions:
             grouped["Not measured"].append(sheet.words(f"/findings/{place}/name", "finding"))
         elif not left:

@@ -10,8 +10,10 @@ from common.pages.viewer import first_shown
 def findings(sheet: Sheet, explanation: Explanation) -> str:
     """Return the table of findings and what stands behind each probability."""
     shown = first_shown(explanation)
+    is_novel = explanation.novelty is not None and explanation.novelty.is_novel
+    is_likelihood = explanation.is_calibrated and not is_novel
     rows = "".join(
-        _row(sheet, finding, place, is_shown=place == shown)
+        _row(sheet, finding, place, is_shown=place == shown, is_likelihood=is_likelihood)
         for place, finding in _ordered(explanation)
     )
     kind = "Calibrated probability" if explanation.is_calibrated else "Probability, not calibrated"
@@ -47,8 +49,10 @@ def _ordered(explanation: Explanation) -> list[tuple[int, Finding]]:
     return placed
 
 
-def _row(sheet: Sheet, finding: Finding, place: int, *, is_shown: bool) -> str:
+def _row(sheet: Sheet, finding: Finding, place: int, *, is_shown: bool, is_likelihood: bool) -> str:
+    """Return a finding's row; words of likelihood only where its probability is one."""
     at = f"/findings/{place}"
+    words = sheet.number(f"{at}/probability", "likelihood") if is_likelihood else ""
     width = f"{100 * finding.probability:.1f}"
     return (
         f'<tr{" class=called" if finding.is_called else ""}><th scope="row"><label>'
@@ -60,7 +64,7 @@ def _row(sheet: Sheet, finding: Finding, place: int, *, is_shown: bool) -> str:
         f'<rect class="track" width="100" height="8"/>'
         f'<rect class="fill" width="{width}" height="8" data-width="{at}/probability"/>'
         '<path class="half" d="M50 0V8"/></svg> '
-        f'<span class="faint">{sheet.number(f"{at}/probability", "likelihood")}</span>'
+        f'<span class="faint">{words}</span>'
         "</div></td></tr>"
     )
 

@@ -241,6 +241,33 @@ def test_a_question_with_both_answers_left_is_shown_as_open(tmp_path: Path) -> N
     }
 
 
+def test_an_answer_that_its_probability_speaks_against_is_shown_as_open(tmp_path: Path) -> None:
+    whole = sample("chestx")
+    (place,) = (n for n, one in enumerate(whole.findings) if one.name == "Effusion")
+    doubted = whole.findings[place].model_copy(update={"is_called": False})
+    findings = (*whole.findings[:place], doubted, *whole.findings[place + 1 :])
+    html, _ = made(tmp_path, whole.model_copy(update={"findings": findings}))
+    (answers,) = (one for one in html.shown("dl") if one.attributes.get("class") == "set")
+    assert answers.text.startswith("Left open")
+    assert "Effusion: present" in answers.text
+
+
+@pytest.mark.parametrize(
+    ("variant_of", "is_said"),
+    [
+        ({"task": "chestx"}, True),
+        ({"task": "chestx", "is_calibrated": False}, False),
+        ({"task": "retina", "is_novel": True}, False),
+    ],
+)
+def test_likelihood_is_said_of_probabilities_that_are_ones_alone(
+    tmp_path: Path, variant_of: dict[str, object], is_said: bool
+) -> None:
+    html, _ = made(tmp_path, sample(**variant_of))  # type: ignore[arg-type]
+    tables = [one.text for one in html.shown("table")]
+    assert any("likely" in text for text in tables) is is_said
+
+
 @pytest.mark.parametrize("task", ["chestx", "retina", "pathoscan"])
 @pytest.mark.parametrize("is_calibrated", [True, False])
 def test_a_probability_is_the_sum_that_the_page_writes_out(
