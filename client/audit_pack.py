@@ -20,10 +20,9 @@ from common.config import PreprocessConfig
 from common.datasets.shard import Shard
 from common.errors import DataError, FoveaError, ModelError
 from common.explain import EXPLAINERS
-from common.explaining.explain_picture import explain_picture
+from common.explaining.explain_picture import explain_picture, lineage
 from common.explaining.jobs import INDEX
 from common.explaining.methods import Trust
-from common.explanation.schema import Lineage
 from common.package.loading import LoadedModel
 from common.pages.page import render
 from common.registry import unknown_name
@@ -212,7 +211,7 @@ def _pack(
     notes: tuple[str, ...],
     now: datetime,
 ) -> Pack:
-    package, about = model.package, model.about(task.name)
+    about = model.about(task.name)
     conformal = about.calibration.conformal if about.calibration else None
     why_no_coverage = (
         about.calibration.why_not_conformal if about.calibration else about.why_not_calibrated
@@ -228,16 +227,7 @@ def _pack(
         pictures=found.pictures,
         patients=found.patients,
         size_px=about.size_px,
-        model=Lineage(
-            run=package.run,
-            round=package.round,
-            weights_sha256=package.weights_sha256,
-            config_digest=package.config_digest,
-            sites=about.sites,
-            training_pictures=about.training_pictures,
-            reference=about.reference,
-            versions=package.versions,
-        ),
+        model=lineage(model, about),
         notes=notes,
         is_calibrated=about.calibration is not None,
         coverage_wanted=conformal.coverage if conformal else None,

@@ -132,7 +132,7 @@ def explain_picture(
             size_px=picture.image.shape[0],
             skipped=picture.skipped,
         ),
-        model=_lineage(model, about),
+        model=lineage(model, about),
         task=task,
         title=wanted.title,
         kind=wanted.kind,
@@ -238,7 +238,8 @@ def _region(picture: PreparedPicture) -> Region | None:
     return Region(rows=cells, columns=cells, coverage=written_all(coverage))
 
 
-def _lineage(model: LoadedModel, about: TaskPackage) -> Lineage:
+def lineage(model: LoadedModel, about: TaskPackage) -> Lineage:
+    """Return where a model comes from, as explanations of one of its tasks say it."""
     package = model.package
     return Lineage(
         run=package.run,
