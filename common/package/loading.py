@@ -64,12 +64,15 @@ class LoadedModel:
         wanted = self.task(task)
         device = next(self.network.parameters()).device
         was_training = self.network.training
-        self.network.eval()
+        # It goes through all modules, which for a small network takes as long as a layer.
+        if was_training:
+            self.network.eval()
         try:
             with torch.inference_mode():
                 output = self.network(images.to(device), task=task)
         finally:
-            self.network.train(was_training)
+            if was_training:
+                self.network.train()
         return interpret(
             output, task=wanted, about=self.about(task), familiar=self.novelty.get(task)
         )
