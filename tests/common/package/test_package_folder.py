@@ -145,7 +145,10 @@ def test_a_network_in_training_is_left_in_training(
     loaded: LoadedModel, images: torch.Tensor
 ) -> None:
     loaded.network.train()
+    modes: list[bool] = []
+    loaded.network.trunk.register_forward_pre_hook(lambda trunk, _: modes.append(trunk.training))
     loaded.predict("chestx", images)
+    assert modes == [False]  # it predicts at rest
     assert loaded.network.training
 
 
