@@ -98,8 +98,8 @@ audit-privacy: $(STAMP) ## attack updates and models, with and without protectio
 check-deploy: $(STAMP) ## validate deploy/ with whatever validators this machine has
 	bash deploy/validate.sh
 
-proto: $(STAMP)  ## write client/site_pb2.py anew from client/site.proto
-	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. client/site.proto
+proto: $(STAMP)  ## write client/door/site_pb2.py anew from client/door/site.proto
+	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. client/door/site.proto
 
 clean:           ## remove what runs and tools wrote, not the environment
 	rm -rf out build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

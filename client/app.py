@@ -15,7 +15,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from client.simulated_site import SimulatedSite
-from client.site_trainer import AnsweringSite
+from client.training.site_trainer import AnsweringSite
 from common.errors import ConfigError, DataError, FoveaError, SiteError, WireError
 from common.local_site import SITES_VARIABLE, LocalSite, read_sites
 from common.log import configure
@@ -156,7 +156,7 @@ def _log_file(path: Path) -> TextIO:
 
 @cache
 def _warm_site(site: LocalSite) -> AnsweringSite:
-    from client.trainer import Trainer  # noqa: PLC0415 - torch loads with the first message
+    from client.training.trainer import Trainer  # noqa: PLC0415 - torch loads with the first message
 
     return SimulatedSite(site, Trainer(site))
 

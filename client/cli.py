@@ -14,7 +14,7 @@ from client.commands.pinning import update_pins
 from client.commands.processes import connector, run, trainer
 from client.commands.setup import check, init, prepare
 from client.commands.standing import status
-from client.home import DEFAULT_HOME, HOME_VARIABLE
+from client.home.folders import DEFAULT_HOME, HOME_VARIABLE
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

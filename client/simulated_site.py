@@ -10,15 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from client.ledger import Ledger
-from client.outgoing import at_precision
-from client.request_config import config_in
-from client.secure_checks import Terms
-from client.secure_member import SecureMember
-from client.site_trainer import SiteTrainer
-from client.spending import round_spending
-from client.state import count_layers
-from client.without_noise import (
+from client.desk.outgoing import at_precision
+from client.desk.without_noise import (
     DATA_CARD,
     EVALUATION,
     card_digest,
@@ -27,6 +20,13 @@ from client.without_noise import (
     note_without_noise,
     with_epsilon,
 )
+from client.records.ledger import Ledger
+from client.records.spending import round_spending
+from client.secure.checks import Terms
+from client.secure.member import SecureMember
+from client.training.site_trainer import SiteTrainer
+from client.training.state import count_layers
+from client.trust.request_config import config_in
 from common.config import RunConfig
 from common.digests import message_digest, text_digest
 from common.errors import ConfigError

@@ -21,7 +21,7 @@ class LocalSite(BaseModel):
     shard: Path  # folder of the prepared shard
     state: Path  # folder for what must last between rounds
     num_threads: int = Field(ge=1)  # CPU threads for training, of each process
-    processes: int = Field(default=1, ge=1)  # that train together, one per GPU (client/parallel.py)
+    processes: int = Field(default=1, ge=1)  # together, one per GPU (training/parallel.py)
     log: Path | None = None  # the site's own log, appended to; None: the process's error stream
     signing_key: Path | None = None  # Ed25519, of mode 0600; None: the site takes part in no sum
     # Public keys of the run's sites, as common/signing.py writes them, each after its name.

@@ -47,7 +47,7 @@ def empty_tracking_database(tmp_path_factory: pytest.TempPathFactory) -> Callabl
 
     def database() -> Path:
         if not path.exists():
-            from server import tracking
+            from server.journal import tracking
 
             tracking.connect(f"sqlite:///{path}")
         return path
@@ -60,7 +60,7 @@ def quick_tracking_databases(
     empty_tracking_database: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Let a run's database begin as a copy of the empty one, where the test has loaded MLflow."""
-    tracking = sys.modules.get("server.tracking")
+    tracking = sys.modules.get("server.journal.tracking")
     if tracking is None:
         return
     connect = tracking.connect

@@ -12,14 +12,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from client.commands.terminal import as_json, present, record, site_command
-from client.home import SiteHome
-from client.ownership import person
+from client.home.folders import SiteHome
+from client.home.ownership import person
 from common.errors import ConfigError, FoveaError
 from common.printable import printable
 
 if TYPE_CHECKING:
-    from client.kept_manifest import Kept
-    from client.run_cost import RunCost
+    from client.consent.kept_manifest import Kept
+    from client.consent.run_cost import RunCost
 
 
 @click.command()
@@ -36,8 +36,8 @@ def waiting(home: SiteHome, is_all: bool, as_json: bool) -> None:
 
     Exit codes: 0 listed, 1 an error (the message says the remedy), 2 wrong usage.
     """  # noqa: D301 - click's mark for lines that stay as they are
-    from client.approvals import Approvals  # noqa: PLC0415 - brings the schema
     from client.commands.manifests import as_record  # noqa: PLC0415 - likewise
+    from client.consent.approvals import Approvals  # noqa: PLC0415 - brings the schema
 
     approvals, now = Approvals(home.approvals), present()
     listed = approvals.waiting()
@@ -79,16 +79,16 @@ def _listing(home: SiteHome, listed: Sequence["Kept"], now: datetime) -> Table:
 
 def _cost(home: SiteHome, kept: "Kept") -> "RunCost":
     """Return what a run would cost. Raises FoveaError where it cannot be said, with the reason."""
-    from client.policy_file import read_policy  # noqa: PLC0415 - brings the schema
-    from client.run_cost import cost_of  # noqa: PLC0415 - likewise
-    from client.site import read_site  # noqa: PLC0415 - likewise
+    from client.consent.policy_file import read_policy  # noqa: PLC0415 - brings the schema
+    from client.consent.run_cost import cost_of  # noqa: PLC0415 - likewise
+    from client.home.site import read_site  # noqa: PLC0415 - likewise
 
     policy, site = read_policy(home.policy_file), read_site(home.site_file).name
     return cost_of(home, kept.manifest(), policy, site=site)
 
 
 def _privacy_in_short(home: SiteHome, kept: "Kept") -> str:
-    from client.run_cost import in_short  # noqa: PLC0415 - brings the schema
+    from client.consent.run_cost import in_short  # noqa: PLC0415 - brings the schema
 
     try:
         return in_short(_cost(home, kept))
@@ -121,9 +121,9 @@ def approve(home: SiteHome, run_or_digest: str, yes: bool) -> None:
 
     Exit codes: 0 approved, 1 not approved (the message says why), 2 wrong usage.
     """  # noqa: D301 - click's mark for lines that stay as they are
-    from client.approvals import Approvals  # noqa: PLC0415 - brings the schema
     from client.commands.manifests import show  # noqa: PLC0415 - likewise
-    from client.run_cost import in_sentences  # noqa: PLC0415 - likewise
+    from client.consent.approvals import Approvals  # noqa: PLC0415 - brings the schema
+    from client.consent.run_cost import in_sentences  # noqa: PLC0415 - likewise
 
     approvals, now = Approvals(home.approvals), present()
     found = approvals.find(run_or_digest)
@@ -171,7 +171,7 @@ def revoke(home: SiteHome, run_or_digest: str, reason: str) -> None:
 
     Exit codes: 0 revoked, 1 an error (the message says the remedy), 2 wrong usage.
     """  # noqa: D301 - click's mark for lines that stay as they are
-    from client.approvals import Approvals  # noqa: PLC0415 - brings the schema
+    from client.consent.approvals import Approvals  # noqa: PLC0415 - brings the schema
 
     by = person()
     # First the deed: a full disk must not keep a site from withdrawing.

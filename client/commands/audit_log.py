@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 
 from client.commands.terminal import EXIT_ERROR, as_json, site_command
-from client.home import SiteHome
+from client.home.folders import SiteHome
 
 _FIRST_COLUMNS = ("seq", "time", "event")  # of the table; what differs by event is in the last
 
@@ -30,7 +30,7 @@ def verify(home: SiteHome, as_json: bool) -> None:
 
     Exit codes: 0 the log is whole, 1 it is not, 2 wrong usage.
     """
-    from client.audit import verify as verify_log  # noqa: PLC0415 - brings Flower
+    from client.records.audit import verify as verify_log  # noqa: PLC0415 - brings Flower
 
     report = verify_log(home.audit_log)
     if as_json:
@@ -64,7 +64,7 @@ def export(home: SiteHome, since: datetime | None, form: str) -> None:
 
     Exit codes: 0 printed, 1 an error (the message says the remedy), 2 wrong usage.
     """  # noqa: D301 - click's mark for lines that stay as they are
-    from client.audit import export as export_log  # noqa: PLC0415 - brings Flower
+    from client.records.audit import export as export_log  # noqa: PLC0415 - brings Flower
 
     start = None if since is None else since.replace(tzinfo=UTC)
     table = csv.writer(sys.stdout)

@@ -8,8 +8,8 @@ import click
 from rich.console import Console
 
 from client.commands.terminal import EXIT_FINDINGS, present, record, site_command
-from client.home import SiteHome
-from client.ownership import as_owner, person
+from client.home.folders import SiteHome
+from client.home.ownership import as_owner, person
 from common.errors import ConfigError
 from common.printable import printable
 
@@ -81,9 +81,9 @@ def audit_pack(
     """  # noqa: D301 - click's mark for lines that stay as they are
     import torch
 
-    from client.audit_pack import Asked, write_audit_pack  # noqa: PLC0415 - brings torch
+    from client.audit_pack.writing import Asked, write_audit_pack  # noqa: PLC0415 - brings torch
     from client.commands.bars import ReadingBar  # noqa: PLC0415 - rich's progress takes its time
-    from client.site import read_site  # noqa: PLC0415 - brings the schema
+    from client.home.site import read_site  # noqa: PLC0415 - brings the schema
     from common.datasets.shard import open_shard  # noqa: PLC0415
     from common.package.loading import open_package  # noqa: PLC0415
 

@@ -12,13 +12,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from client.commands.terminal import as_json, site_command
-from client.home import SiteHome
+from client.home.folders import SiteHome
 from common.not_covered import NOT_COVERED, NOT_COVERED_LINE
 from common.printable import printable
 
 if TYPE_CHECKING:
-    from client.ledger import Entry
-    from client.ledger_report import LedgerReport, RunAccount
+    from client.consent.ledger_report import LedgerReport, RunAccount
+    from client.records.ledger import Entry
 
 _BAR_CELLS = 40
 _COLUMNS = (
@@ -50,9 +50,9 @@ def show(home: SiteHome, as_json: bool) -> None:
 
     Exit codes: 0 shown, 1 the ledger is damaged or cannot be read, 2 wrong usage.
     """  # noqa: D301 - click's mark for lines that stay as they are
-    from client.ledger import ledger_of  # noqa: PLC0415 - brings the schema
-    from client.ledger_report import ledger_report  # noqa: PLC0415 - likewise
-    from client.policy_file import read_policy  # noqa: PLC0415 - likewise
+    from client.consent.ledger_report import ledger_report  # noqa: PLC0415 - likewise
+    from client.consent.policy_file import read_policy  # noqa: PLC0415 - likewise
+    from client.records.ledger import ledger_of  # noqa: PLC0415 - brings the schema
 
     report = ledger_report(ledger_of(home), read_policy(home.policy_file).privacy)
     if as_json:
@@ -78,7 +78,7 @@ def export(home: SiteHome, form: str) -> None:
 
     Exit codes: 0 printed, 1 the ledger is damaged or cannot be read, 2 wrong usage.
     """  # noqa: D301 - click's mark for lines that stay as they are
-    from client.ledger import ledger_of  # noqa: PLC0415 - brings the schema
+    from client.records.ledger import ledger_of  # noqa: PLC0415 - brings the schema
 
     table = csv.writer(sys.stdout)
     if form == "csv":
@@ -112,7 +112,7 @@ def _show(report: "LedgerReport", console: Console) -> None:
 
 
 def _headlines(report: "LedgerReport") -> list[str]:
-    from client.accountant import shown  # noqa: PLC0415 - brings the schema
+    from client.records.accountant import shown  # noqa: PLC0415 - brings the schema
 
     spent = f"epsilon {shown(report.epsilon)}"
     whose = f"for each {report.unit}, at delta {report.delta:g}"
@@ -127,7 +127,7 @@ def _headlines(report: "LedgerReport") -> list[str]:
 
 
 def _runs(runs: tuple["RunAccount", ...]) -> Table:
-    from client.accountant import shown  # noqa: PLC0415 - brings the schema
+    from client.records.accountant import shown  # noqa: PLC0415 - brings the schema
 
     table = Table(
         title="Runs with noise, each alone (epsilons do not add up: together they are less)",

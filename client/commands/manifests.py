@@ -5,12 +5,12 @@ from datetime import datetime
 from pydantic import JsonValue
 from rich.console import Console
 
-from client.approvals import Approvals
-from client.home import SiteHome
-from client.kept_manifest import Kept
-from client.manifest_diff import Difference, changes_table, difference, headlines, in_words
-from client.policy_file import read_policy
-from client.site import read_site
+from client.consent.approvals import Approvals
+from client.consent.kept_manifest import Kept
+from client.consent.manifest_diff import Difference, changes_table, difference, headlines, in_words
+from client.consent.policy_file import read_policy
+from client.home.folders import SiteHome
+from client.home.site import read_site
 from common.code_digest import site_code_digest
 from common.errors import WireError
 from common.printable import printable

@@ -6,8 +6,8 @@ from typing import TypedDict
 import click
 
 from client.commands.terminal import present, record, site_command
-from client.home import SiteHome
-from client.ownership import as_owner, make_folder, person
+from client.home.folders import SiteHome
+from client.home.ownership import as_owner, make_folder, person
 
 
 class Pause(TypedDict):

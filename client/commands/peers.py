@@ -5,8 +5,8 @@ import json
 import click
 
 from client.commands.terminal import as_json, record, site_command
-from client.home import SiteHome
-from client.ownership import as_owner, person
+from client.home.folders import SiteHome
+from client.home.ownership import as_owner, person
 
 
 @click.group()
@@ -57,7 +57,7 @@ def add(home: SiteHome, name: str, fingerprint: tuple[str, ...]) -> None:
 
     Exit codes: 0 pinned, 1 an error (the message says the remedy), 2 wrong usage.
     """  # noqa: D301 - click's mark for lines that stay as they are
-    from client import peers as pinned  # noqa: PLC0415 - brings cryptography
+    from client.trust import peers as pinned  # noqa: PLC0415 - brings cryptography
     from common.errors import ConfigError  # noqa: PLC0415 - beside it
 
     name, given = pinned.check_name(name), pinned.fingerprint_of(" ".join(fingerprint))
@@ -90,7 +90,7 @@ def list_pinned(home: SiteHome, as_json: bool) -> None:
     Exit codes: 0 listed, also where there is none; 1 an error (the message says the remedy),
     2 wrong usage.
     """
-    from client.peers import read_pins  # noqa: PLC0415 - brings cryptography
+    from client.trust.peers import read_pins  # noqa: PLC0415 - brings cryptography
 
     pins = read_pins(home.peers)
     if as_json:
@@ -111,7 +111,7 @@ def remove(home: SiteHome, name: str) -> None:
 
     Exit codes: 0 removed, 1 an error (the message says the remedy), 2 wrong usage.
     """
-    from client.peers import read_pins, write_pins  # noqa: PLC0415 - brings cryptography
+    from client.trust.peers import read_pins, write_pins  # noqa: PLC0415 - brings cryptography
     from common.errors import ConfigError  # noqa: PLC0415 - beside it
 
     pins = read_pins(home.peers)
@@ -125,7 +125,7 @@ def remove(home: SiteHome, name: str) -> None:
 
 
 def _own(home: SiteHome) -> tuple[str, str]:
-    from client.site import read_site_name  # noqa: PLC0415 - brings the configuration's schema
+    from client.home.site import read_site_name  # noqa: PLC0415 - brings the configuration's schema
     from common.signing import read_private_key  # noqa: PLC0415 - brings cryptography
 
     with as_owner(home.trainer):

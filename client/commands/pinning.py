@@ -6,8 +6,8 @@ from pathlib import Path
 import click
 
 from client.commands.terminal import present, record, site_command
-from client.home import SiteHome
-from client.ownership import person
+from client.home.folders import SiteHome
+from client.home.ownership import person
 
 
 @click.command("update-pins")
@@ -22,7 +22,7 @@ def update_pins(home: SiteHome, kit: Path, yes: bool) -> None:
 
     Exit codes: 0 as asked, 1 an error or not confirmed, 2 wrong usage.
     """
-    from client import pins  # noqa: PLC0415 - brings cryptography
+    from client.trust import pins  # noqa: PLC0415 - brings cryptography
 
     changes = pins.pin_changes(home, kit, now=present())
     if changes.is_empty:

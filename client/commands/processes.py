@@ -7,7 +7,7 @@ import click
 from rich.console import Console
 
 from client.commands.terminal import site_command
-from client.home import SiteHome
+from client.home.folders import SiteHome
 from common.log import configure
 
 
@@ -24,7 +24,7 @@ def run(home: SiteHome) -> None:
 
     Exit codes: 0 ended as asked, 1 an error (the message says the remedy), 2 wrong usage.
     """
-    from client.supervisor import run_site  # noqa: PLC0415 - brings the schema
+    from client.operations.supervisor import run_site  # noqa: PLC0415 - brings the schema
 
     Console(stderr=True).print(
         "trainer and connector run under one user: they are not isolated from each other",
@@ -47,7 +47,7 @@ def trainer(home: SiteHome, log_json: bool) -> None:
 
     Exit codes: 0 ended as asked, 1 an error (the message says the remedy), 2 wrong usage.
     """
-    from client.trainer_process import run_trainer  # noqa: PLC0415 - brings torch
+    from client.operations.trainer_process import run_trainer  # noqa: PLC0415 - brings torch
 
     _log(as_json=log_json)
     run_trainer(home)
@@ -64,7 +64,7 @@ def connector(home: SiteHome, log_json: bool) -> None:
 
     Exit codes: 0 ended as asked, 1 an error (the message says the remedy), 2 wrong usage.
     """
-    from client.connector import run_connector  # noqa: PLC0415 - brings Flower
+    from client.network.connector import run_connector  # noqa: PLC0415 - brings Flower
 
     _log(as_json=log_json)
     run_connector(home)

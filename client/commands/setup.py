@@ -17,8 +17,8 @@ from client.commands.terminal import (
     record,
     site_command,
 )
-from client.home import SiteHome
-from client.ownership import as_owner, person
+from client.home.folders import SiteHome
+from client.home.ownership import as_owner, person
 from common.printable import printable
 
 _STYLES = {"ok": "green", "warning": "yellow", "error": "bold red"}
@@ -49,7 +49,7 @@ def init(home: SiteHome, kit: Path, trainer_user: str | None, connector_user: st
 
     Exit codes: 0 made, 1 an error (the message says the remedy), 2 wrong usage.
     """  # noqa: D301 - click's mark for lines that stay as they are
-    from client.initialise import initialise  # noqa: PLC0415 - brings cryptography
+    from client.operations.initialise import initialise  # noqa: PLC0415 - brings cryptography
 
     admission = initialise(
         home, kit, trainer_user=trainer_user, connector_user=connector_user, now=present()
@@ -77,8 +77,8 @@ def prepare(home: SiteHome, verify: bool, as_json: bool) -> None:
     Exit codes: 0 the shard is ready, 1 an error (the message says the remedy), 2 wrong usage.
     """
     from client.commands.bars import ReadingBar  # noqa: PLC0415 - rich's progress takes its time
-    from client.prepare import prepare_site  # noqa: PLC0415 - brings the schema
-    from client.site import read_site  # noqa: PLC0415 - likewise
+    from client.home.site import read_site  # noqa: PLC0415 - likewise
+    from client.operations.prepare import prepare_site  # noqa: PLC0415 - brings the schema
 
     site = read_site(home.site_file)
     # Root works in the trainer's folder as the trainer: nothing there can lead it elsewhere.
@@ -117,7 +117,7 @@ def check(home: SiteHome, as_json: bool) -> None:
 
     Exit codes: 0 all is well, 1 at least one error, 2 wrong usage, 3 warnings only.
     """
-    from client.preflight import check_site  # noqa: PLC0415 - brings the schema
+    from client.preflight.everything import check_site  # noqa: PLC0415 - brings the schema
 
     findings = check_site(home, now=present())
     if as_json:

@@ -12,11 +12,11 @@ from rich.text import Text
 
 from client.commands.pausing import Pause, read_pause
 from client.commands.terminal import EXIT_FINDINGS, as_json, present, site_command
-from client.home import SiteHome
+from client.home.folders import SiteHome
 from common.printable import printable
 
 if TYPE_CHECKING:
-    from client.status import SiteStatus
+    from client.standing.status import SiteStatus
 
 _WATCHED_EVERY_S = 2.0
 
@@ -57,13 +57,13 @@ def _watch(home: SiteHome) -> None:
 
 
 def _look(home: SiteHome) -> tuple["SiteStatus", Pause | None]:
-    from client.status import site_status  # noqa: PLC0415 - brings gRPC
+    from client.standing.status import site_status  # noqa: PLC0415 - brings gRPC
 
     return site_status(home, present()), read_pause(home)
 
 
 def _view(stands: "SiteStatus", paused: Pause | None) -> RenderableType:
-    from client.status import status_view  # noqa: PLC0415 - brings gRPC
+    from client.standing.status import status_view  # noqa: PLC0415 - brings gRPC
 
     lines = []
     if not stands.trainer_serving:

@@ -14,7 +14,7 @@ from pydantic import JsonValue
 from rich.console import Console
 from rich.markup import escape
 
-from client.home import DEFAULT_HOME, HOME_VARIABLE, SiteHome
+from client.home.folders import DEFAULT_HOME, HOME_VARIABLE, SiteHome
 from common.errors import ConfigError, FoveaError
 from common.printable import printable
 
@@ -68,7 +68,7 @@ def present() -> datetime:
 
 def record(home: SiteHome, event: str, **fields: JsonValue) -> None:
     """Write what a person did into the audit log."""
-    from client.audit import AuditLog  # noqa: PLC0415 - brings Flower
+    from client.records.audit import AuditLog  # noqa: PLC0415 - brings Flower
 
     AuditLog(home.audit_log).append(event, present(), **fields)
 

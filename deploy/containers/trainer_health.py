@@ -9,8 +9,8 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-from client.home import DEFAULT_HOME, HOME_VARIABLE, SiteHome
-from client.service import TrainerStub
+from client.door.service import TrainerStub
+from client.home.folders import DEFAULT_HOME, HOME_VARIABLE, SiteHome
 
 TIMEOUT_S = 5.0
 

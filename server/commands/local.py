@@ -10,8 +10,8 @@ from rich.console import Console
 
 from common.errors import FoveaError
 from server.commands.failing import EXIT_BY_VERDICT, fail, overrides_option
-from server.comparison import between
-from server.summary import FILE_NAME, read_summary
+from server.record.summary import FILE_NAME, read_summary
+from server.report.comparison import between
 
 
 @click.command()
@@ -42,13 +42,13 @@ def simulate(
     """
     console = Console(stderr=as_json)
     from common.config_file import load_config  # noqa: PLC0415 - the whole schema
-    from server.compatibility import refuse_conflicts  # noqa: PLC0415 - likewise
+    from server.planning.compatibility import refuse_conflicts  # noqa: PLC0415 - likewise
 
     try:
         loaded = load_config(config, overrides)
         refuse_conflicts(loaded.run)  # told before the seconds that torch takes
         out = (out or Path("out") / loaded.run.name).resolve()
-        from server.experiment import run_experiment  # noqa: PLC0415 - brings torch and mlflow
+        from server.run.experiment import run_experiment  # noqa: PLC0415 - brings torch and mlflow
 
         summary = run_experiment(loaded, data_root=data, out=out, console=console)
     except FoveaError as error:
@@ -77,7 +77,7 @@ def show(out: Path, first: int | None, last: int | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(summary.model_dump(mode="json"), indent=2))
         return
-    from server.report import render_table  # noqa: PLC0415 - brings matplotlib
+    from server.report.report import render_table  # noqa: PLC0415 - brings matplotlib
 
     render_table(summary, Console())
 

@@ -17,7 +17,7 @@ def modes(as_json: bool) -> None:
     noise. both: noise, then masks. `fovea launch` and `fovea simulate` refuse what does not go
     together, before any site hears of the run.
     """
-    from server.compatibility import MODES, ROWS, cell_text, numbered_reasons  # noqa: PLC0415 - schema
+    from server.planning.compatibility import MODES, ROWS, cell_text, numbered_reasons  # noqa: PLC0415 - schema
 
     if as_json:
         click.echo(json.dumps(_as_json(), indent=2, ensure_ascii=False))
@@ -40,7 +40,7 @@ def modes(as_json: bool) -> None:
 
 
 def _as_json() -> dict[str, object]:
-    from server.compatibility import MODE_WORDS, MODES, ROWS  # noqa: PLC0415 - brings the schema
+    from server.planning.compatibility import MODE_WORDS, MODES, ROWS  # noqa: PLC0415 - brings the schema
 
     rows = [
         {

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from common.metrics.estimate import Estimate
     from common.pages.review import Reading
-    from server.reviews import TaskReviews
-    from server.tracking import Tracker
+    from server.journal.tracking import Tracker
+    from server.report.reviews import TaskReviews
 
 REVIEWS_FILE = "reviews.json"
 EXPERIMENT = "fovea-reviews"
@@ -91,7 +91,7 @@ def reviews(
     Exit codes: 0 all read, 1 an error or no review, 2 wrong usage, 3 some files were no reviews.
     """
     from common.pages.review import read_reviews  # noqa: PLC0415
-    from server.reviews import read_measured, summarise  # noqa: PLC0415 - brings scipy
+    from server.report.reviews import read_measured, summarise  # noqa: PLC0415 - brings scipy
 
     reading = read_reviews(folders)
     measured, broken = read_measured(explanations)
@@ -172,7 +172,7 @@ def _track(
     target: str, reading: "Reading", tasks: "Mapping[str, TaskReviews]", *, out: Path
 ) -> str:
     """Track every defined number; returns a line that says where. Raises RunError, DataError."""
-    from server.metric_names import valid_name  # noqa: PLC0415
+    from server.journal.metric_names import valid_name  # noqa: PLC0415
 
     runs = sorted({review.run for review in reading.reviews})
     tracker, is_own, note = _tracker(target, runs, out=out)
@@ -190,8 +190,8 @@ def _track(
 
 def _tracker(target: str, runs: "Sequence[str]", *, out: Path) -> "tuple[Tracker, bool, str]":
     """Return where to track, whether that is a run of its own, and what to say about it."""
-    from server.summary import FILE_NAME, read_summary  # noqa: PLC0415
-    from server.tracking import open_run, reopen_run  # noqa: PLC0415 - brings mlflow
+    from server.journal.tracking import open_run, reopen_run  # noqa: PLC0415 - brings mlflow
+    from server.record.summary import FILE_NAME, read_summary  # noqa: PLC0415
 
     folder = Path(target)
     if urlsplit(target).scheme and not folder.exists():

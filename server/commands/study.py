@@ -125,7 +125,7 @@ def _track(
     files: "Sequence[Path]",
 ) -> None:
     from common.studies.audit_results import metrics_of  # noqa: PLC0415
-    from server.tracking import start_tracking  # noqa: PLC0415 - brings mlflow
+    from server.journal.tracking import start_tracking  # noqa: PLC0415 - brings mlflow
 
     tracker = start_tracking(run, out=out, tags={"fovea.kind": "privacy audit"})
     tracker.log_config(run, out=out)

@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
+from server.exchange.participation import Outcome
+from server.journal.watching import bars
 from server.operations.home import RunFolder
 from server.operations.run_status import Phase, RunStatus
 from server.operations.runs import ALIVE, RunView, view_run
-from server.participation import Outcome
-from server.watching import bars
 
 LOOK_S = 0.5
 

@@ -25,7 +25,7 @@ from common.manifest import (
 )
 from common.registry import unknown_name
 from common.signing import read_private_key
-from server.compatibility import refuse_conflicts
+from server.exchange.site_config import told
 from server.operations.admitted import AdmittedSite, read_admitted
 from server.operations.federation_file import Federation, read_federation
 from server.operations.flower_control import control_of
@@ -36,8 +36,8 @@ from server.operations.order import (
     write_order,
 )
 from server.operations.start import UncertainStartError, start, write_launched
-from server.secured import secured
-from server.site_config import told
+from server.planning.compatibility import refuse_conflicts
+from server.planning.secured import secured
 
 SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "file")  # MLflow's
 

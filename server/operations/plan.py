@@ -9,8 +9,8 @@ from common.config_file import LoadedConfig
 from common.datasets.phantom_source import REFERENCE
 from common.digests import architecture_digest
 from common.model.arrays import array_names, read_arrays
-from server.planned_network import planned_network
-from server.preparation import open_sources
+from server.planning.planned_network import planned_network
+from server.planning.preparation import open_sources
 
 
 def planned_architecture(config: RunConfig) -> str:

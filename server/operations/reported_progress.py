@@ -7,9 +7,9 @@ from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from server.exchange.participation import Outcome, Reply, Status
 from server.operations.run_status import OVER, Phase, RunStatus, SiteStanding, write_status
-from server.participation import Outcome, Reply, Status
-from server.round_report import Progress
+from server.rounds.round_report import Progress
 
 log = logging.getLogger(__name__)
 

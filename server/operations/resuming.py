@@ -7,7 +7,6 @@ from common.config_file import LoadedConfig, config_digest
 from common.errors import RunError
 from common.manifest import open_manifest, sign_manifest
 from common.signing import read_private_key
-from server.checkpoint import ModelFiles, load_checkpoint
 from server.operations.federation_file import read_federation
 from server.operations.flower_control import control_of
 from server.operations.home import CoordinatorHome, RunFolder
@@ -20,6 +19,7 @@ from server.operations.order import (
 )
 from server.operations.runs import ALIVE, RunState, view_run
 from server.operations.start import start
+from server.record.checkpoint import ModelFiles, load_checkpoint
 
 
 def resume(

@@ -10,7 +10,7 @@ from pydantic import AwareDatetime, ValidationError
 from common.config import Section
 from common.errors import DataError
 from common.whole_file import write_whole
-from server.participation import Outcome, Status
+from server.exchange.participation import Outcome, Status
 
 
 class Phase(StrEnum):

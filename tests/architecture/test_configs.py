@@ -7,10 +7,10 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from client.accountant import epsilon
-from client.policy_file import read_policy
-from client.policy_privacy import objections_to_noise
-from client.spending import round_spending
+from client.consent.policy_file import read_policy
+from client.consent.policy_privacy import objections_to_noise
+from client.records.accountant import epsilon
+from client.records.spending import round_spending
 from common.config import RunConfig
 from common.config_file import load_config, models_in
 

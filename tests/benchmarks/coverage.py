@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from client.trainer import Trainer
+from client.training.trainer import Trainer
 from common.config import PhantomSource, RunConfig, SiteConfig
 from common.config_file import canonical_json, load_config
 from common.datasets.prepare import prepare_shard

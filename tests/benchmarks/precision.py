@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from client.outgoing import at_precision
-from client.trainer import Trainer
+from client.desk.outgoing import at_precision
+from client.training.trainer import Trainer
 from common.config import PhantomSource, RunConfig, SiteConfig
 from common.config_file import canonical_json, load_config
 from common.datasets.prepare import prepare_shard

@@ -22,13 +22,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from client.accountant import epsilon
-from client.spending import round_spending
+from client.records.accountant import epsilon
+from client.records.spending import round_spending
 from common.config import RunConfig
 from common.config_file import load_config
-from server.experiment import run_experiment
-from server.participation import Status
-from server.summary import EstimateEntry, Summary
+from server.exchange.participation import Status
+from server.record.summary import EstimateEntry, Summary
+from server.run.experiment import run_experiment
 
 RECIPE = Path(__file__).with_name("privacy.yaml")
 TASK = "chestx"

@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from client.secure_checks import Terms
-from client.secure_member import SecureMember
+from client.secure.checks import Terms
+from client.secure.member import SecureMember
 from common.config import PoolSource, RunConfig, SiteConfig
 from common.config_file import load_config
 from common.digests import text_digest
@@ -53,13 +53,13 @@ from common.wire import (
     decode_any_request,
     encode,
 )
-from server.awaited import NoAnswer
-from server.collecting import Collecting, PlainCollecting, Task
-from server.correspondence import Answered
-from server.exchange import Discovery, Exchange
-from server.participation import Outcome
-from server.secure.collecting import SecureCollecting
-from server.secure.kept import KeptFile
+from server.exchange.awaited import NoAnswer
+from server.exchange.correspondence import Answered
+from server.exchange.exchange import Discovery, Exchange
+from server.exchange.participation import Outcome
+from server.rounds.collecting import Collecting, PlainCollecting, Task
+from server.rounds.secure.collecting import SecureCollecting
+from server.rounds.secure.kept import KeptFile
 from server.strategies import TrainPlan
 
 LIMIT = 1.3  # of bytes, and of a round's time, against updates in the open

@@ -19,9 +19,9 @@ from common.datasets.phantom_source import REFERENCE, open_phantom
 from common.datasets.prepare import prepare_shard
 from common.model.arrays import array_names, read_arrays
 from common.model.network import build_network
-from server.central_eval import CentralEvaluation, CentralResult
-from server.round_report import Beside
-from server.site_turns import compared_sites
+from server.measuring.central_eval import CentralEvaluation, CentralResult
+from server.rounds.round_report import Beside
+from server.rounds.site_turns import compared_sites
 
 
 @click.command()

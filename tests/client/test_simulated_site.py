@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client.ledger import Ledger
+from client.records.ledger import Ledger
 from client.simulated_site import LEDGER_FILE, SimulatedSite
-from client.state import LocalState
+from client.training.state import LocalState
 from common.config import RunConfig
 from common.config_file import canonical_json
 from common.digests import text_digest

@@ -13,10 +13,10 @@ from common.datasets.prepare import prepare_shard
 from common.datasets.sources import open_source
 from common.seed import derive_seed
 from common.wire import Arrays, Metrics, SiteCard
-from server.coordinate import RunResult
-from server.participation import Reply
-from server.round_report import NOTHING_BESIDE, Beside, Progress, RoundReport
-from server.simulate import simulate
+from server.exchange.participation import Reply
+from server.rounds.coordinate import RunResult
+from server.rounds.round_report import NOTHING_BESIDE, Beside, Progress, RoundReport
+from server.run.simulate import simulate
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SITES = ("north", "harbour", "valley", "lakeside")

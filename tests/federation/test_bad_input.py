@@ -15,8 +15,8 @@ from PIL import Image
 
 from common.config_file import load_config
 from common.errors import DataError
-from server.preparation import Shards, prepare_shards
-from server.summary import Summary
+from server.planning.preparation import Shards, prepare_shards
+from server.record.summary import Summary
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SIDE_PX = 64

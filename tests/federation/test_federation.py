@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from common.config import RunConfig
 from common.errors import ConfigError, DataError
-from server.participation import Outcome, Reply, Status
+from server.exchange.participation import Outcome, Reply, Status
 
 Run = Callable[..., object]
 MISBEHAVING = Path(__file__).parent / "misbehaving"

@@ -13,7 +13,7 @@ from common.datasets.prepare import prepare_shard
 from common.datasets.sources import open_source
 from common.layers import group_of
 from common.seed import derive_seed
-from server.participation import Outcome
+from server.exchange.participation import Outcome
 
 Run = Callable[..., Any]
 MISBEHAVING = Path(__file__).parent / "misbehaving"
@@ -88,7 +88,7 @@ def test_the_sum_under_masks_is_the_mean_of_the_same_updates_in_the_open_though_
     app = "crashing_client:app"
 
     plain = run("plain", client_app=app, settings=settings(nine, enabled=False), **shards_of_nine)
-    with caplog.at_level("INFO", logger="server.rounds"):
+    with caplog.at_level("INFO", logger="server.rounds.rounds"):
         secure = run(
             "secure",
             client_app=app,

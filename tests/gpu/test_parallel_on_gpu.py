@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from client.local_step import LocalResult, Steps
-from client.parallel import ParallelTraining
+from client.training.local_step import LocalResult, Steps
+from client.training.parallel import ParallelTraining
 from common.config import PhantomSource, RunConfig
 from common.config_file import load_config
 from common.datasets.prepare import prepare_shard

@@ -10,8 +10,8 @@ from common.config import RunConfig
 from common.config_file import load_config
 from common.metrics.classification import Predictions, classification_metrics
 from common.metrics.localisation import Localisation, LocalisedCase, localisation_metrics
-from server.participation import Outcome, Status
-from server.summary import (
+from server.exchange.participation import Outcome, Status
+from server.record.summary import (
     ClassificationEntry,
     LocalisationEntry,
     RoundEntry,

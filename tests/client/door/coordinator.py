@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from client.desk import Desk
+from client.desk.desk import Desk
 from common.config_file import canonical_json
 from common.manifest import SignedManifest
 from common.secure_sum.context import round_context

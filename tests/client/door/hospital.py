@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from client.approvals import Approvals
-from client.desk import Desk
-from client.home import SiteHome
-from client.peers import write_pins
-from client.site import SiteSettings
+from client.consent.approvals import Approvals
+from client.desk.desk import Desk
+from client.home.folders import SiteHome
+from client.home.site import SiteSettings
+from client.trust.peers import write_pins
 from common.code_digest import site_code_digest
 from common.config import RunConfig
 from common.config_file import canonical_json

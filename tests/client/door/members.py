@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from client.secure_checks import Terms
-from client.secure_member import SecureMember
+from client.secure.checks import Terms
+from client.secure.member import SecureMember
 from common.config import RunConfig
 from common.config_file import canonical_json, load_config
 from common.digests import text_digest

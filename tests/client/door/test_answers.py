@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from client.answers import (
+from client.desk.answers import (
     KEPT_AFTER_EXPIRY,
     MAX_RUNS,
     Answers,

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client.audit import AuditLog, export, release_fields, verify
-from client.audit_lines import line_of, record_hash
+from client.records.audit import AuditLog, export, release_fields, verify
+from client.records.audit_lines import line_of, record_hash
 from common.errors import AuditError
 from common.wire import Update
 
@@ -152,7 +152,8 @@ def test_a_last_line_cut_short_by_hand_is_no_power_cut(path: Path) -> None:
 
 def test_processes_and_threads_write_one_chain(path: Path) -> None:
     code = f"""
-from datetime import UTC, datetime; from pathlib import Path; from client.audit import AuditLog
+from datetime import UTC, datetime; from pathlib import Path
+from client.records.audit import AuditLog
 for n in range(15): AuditLog(Path({str(path)!r})).append("site-paused", datetime.now(UTC), n=n)
 """
     other = subprocess.Popen([sys.executable, "-c", code])
@@ -174,7 +175,7 @@ def test_a_full_disk_leaves_the_log_as_it_was(path: Path) -> None:
     before = path.read_bytes()
     code = f"""
 import resource, signal; from datetime import UTC, datetime; from pathlib import Path
-from client.audit import AuditLog
+from client.records.audit import AuditLog
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before)} + 40, {len(before)} + 40))
 try: AuditLog(Path({str(path)!r})).append("answer-released", datetime.now(UTC))
@@ -196,7 +197,7 @@ def test_a_head_that_cannot_be_written_never_lags_by_more_than_one(
         raise OSError(errno.ENOSPC, "no space")
 
     with monkeypatch.context() as patched:
-        patched.setattr("client.chained_log.write_whole", full)
+        patched.setattr("client.records.chained_log.write_whole", full)
         for _ in range(3):
             with pytest.raises(OSError, match="no space"):
                 AuditLog(path).append("answer-released", NOW)

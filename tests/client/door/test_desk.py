@@ -13,13 +13,13 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
-from client.answers import Answers
-from client.approvals import Approvals
-from client.audit import AuditLog, verify
-from client.desk import LARGE_BYTES, Desk
-from client.flood import MOST_A_MINUTE
-from client.guarded_reasons import Told
-from client.trust import verified
+from client.consent.approvals import Approvals
+from client.desk.answers import Answers
+from client.desk.desk import LARGE_BYTES, Desk
+from client.guard.reasons import Told
+from client.records.audit import AuditLog, verify
+from client.records.flood import MOST_A_MINUTE
+from client.trust.signed_request import verified
 from common.config_file import canonical_json
 from common.digests import text_digest
 from common.errors import ConfigError, DataError
@@ -828,7 +828,7 @@ def test_the_reason_that_leaves_is_the_one_in_the_log(
     hospital: Hospital, trainer: CountingTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = Told("\x1b[2J" + "long " * 400, depends_on_pictures=False)
-    monkeypatch.setattr("client.workbench.told_of", lambda _reason, *, arrays: told)
+    monkeypatch.setattr("client.desk.workbench.told_of", lambda _reason, *, arrays: told)
     no = Refusal("north", RefusalCode.UNABLE, "no training pictures")
     monkeypatch.setattr(trainer, "train", lambda _request: no)
     request = hospital.train_request()
@@ -920,7 +920,7 @@ def test_of_large_requests_one_at_a_time_is_read_before_it_is_believed(
             at_once -= 1
         return verified(*arguments, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("client.desk.verified", slowly)
+    monkeypatch.setattr("client.desk.desk.verified", slowly)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: ask(desk, large), range(4)))
 

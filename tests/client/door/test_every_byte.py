@@ -16,14 +16,14 @@ from coordinator import Coordinator
 from http2 import PREFACE, Spoken, frames_of, spoken
 from relay import Relay, relayed
 
-from client.chunks import joined
-from client.desk_report import DeskReport
-from client.guard import reason_to_keep
-from client.outgoing import limits_of
-from client.own_shard import ShardCounts
-from client.policy_file import read_policy
-from client.service import Server, TrainerStub, serve
-from client.site_pb2 import Chunk, ReportReply
+from client.consent.policy_file import read_policy
+from client.desk.outgoing import limits_of
+from client.door.chunks import joined
+from client.door.desk_report import DeskReport
+from client.door.service import Server, TrainerStub, serve
+from client.door.site_pb2 import Chunk, ReportReply
+from client.guard.what_leaves import reason_to_keep
+from client.home.own_shard import ShardCounts
 from common.config import RunConfig
 from common.digests import message_digest
 from common.envelope import encode_signed_answer

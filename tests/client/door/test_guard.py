@@ -9,8 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from client.guard import Limits, reason_against_size, reason_against_update, reason_to_keep
-from client.own_shard import ShardCounts
+from client.guard.what_leaves import (
+    Limits,
+    reason_against_size,
+    reason_against_update,
+    reason_to_keep,
+)
+from client.home.own_shard import ShardCounts
 from common.datasets.card import (
     ClassCount,
     DataCard,
@@ -309,7 +314,7 @@ def test_a_card_in_any_other_form_stays(text: str) -> None:
 
 
 def test_the_words_of_the_card_are_those_that_preparation_writes() -> None:
-    from client import guarded_card
+    from client.guard import card as guarded_card
     from common import preprocess
     from common.datasets import assemble, reading
 

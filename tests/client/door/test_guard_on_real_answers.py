@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from client.guard import reason_to_keep
-from client.outgoing import at_precision, limits_of
-from client.own_shard import counts_of
-from client.policy_file import read_policy
-from client.trainer import Trainer
+from client.consent.policy_file import read_policy
+from client.desk.outgoing import at_precision, limits_of
+from client.guard.what_leaves import reason_to_keep
+from client.home.own_shard import counts_of
+from client.training.trainer import Trainer
 from common.config import RunConfig
 from common.config_file import canonical_json
 from common.layers import held_by

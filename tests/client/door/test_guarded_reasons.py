@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client import guarded_reasons
-from client.guarded_reasons import UNKNOWN_REASON, told_of
+from client.guard.reasons import UNKNOWN_REASON, told_of
+from client.training import trainer
 from common.tasks import TASKS
 from common.wire import EvaluateRequest, Evaluation, Refusal, RefusalCode, TrainRequest, Update
 from hospital import CountingTrainer, Hospital
@@ -122,8 +122,7 @@ def test_of_arbitrary_text_after_a_known_word_nothing_is_told(text: str) -> None
 
 
 def test_the_forms_are_those_that_the_trainer_writes() -> None:
-    trainer = guarded_reasons.__file__.replace("guarded_reasons.py", "trainer.py")
-    with open(trainer) as file:
+    with open(trainer.__file__) as file:
         source = file.read()
     for words in (
         "the run has no task {",

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import client.outgoing
-from client.answers import Answers
-from client.audit import AuditLog
-from client.ledger import Ledger
-from client.ledger_standing import privacy_standing
-from client.state import LocalState
-from client.voice import Voice
+import client.desk.outgoing
+from client.consent.ledger_standing import privacy_standing
+from client.desk.answers import Answers
+from client.desk.voice import Voice
+from client.records.audit import AuditLog
+from client.records.ledger import Ledger
+from client.training.state import LocalState
 from common.config import RunConfig
 from common.datasets.card import card_from_dict
 from common.errors import LedgerError
@@ -260,7 +260,7 @@ class Cut:
 CUTS = [
     Cut(Ledger, "spend", after=False, spendings=1),
     Cut(Ledger, "spend", after=True, spendings=2),
-    Cut(client.outgoing, "reason_against_update", after=False, spendings=2),
+    Cut(client.desk.outgoing, "reason_against_update", after=False, spendings=2),
     Cut(Voice, "sign", after=False, spendings=2),
     Cut(Answers, "store", after=False, spendings=2),
     Cut(Answers, "store", after=True, spendings=1),

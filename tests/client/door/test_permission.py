@@ -4,17 +4,17 @@ import shutil
 
 import pytest
 
-from client.accountant import epsilon
-from client.audit import AuditLog
-from client.case import Case
-from client.ledger import Ledger, ledger_of
-from client.own_shard import ShardCounts
-from client.peers import write_pins
-from client.permission import Permission
-from client.policy import Policy, Standing
-from client.policy_file import read_policy
-from client.spending import round_spending
-from client.voice import Voice
+from client.consent.policy import Policy, Standing
+from client.consent.policy_file import read_policy
+from client.desk.case import Case
+from client.desk.permission import Permission
+from client.desk.voice import Voice
+from client.home.own_shard import ShardCounts
+from client.records.accountant import epsilon
+from client.records.audit import AuditLog
+from client.records.ledger import Ledger, ledger_of
+from client.records.spending import round_spending
+from client.trust.peers import write_pins
 from common.config import RunConfig
 from common.config_file import canonical_json
 from common.envelope import sign_request

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from client.answers import Answers
+from client.desk.answers import Answers
 from common.config import RunConfig
 from common.wire import EvaluateRequest, Evaluation, Refusal, RefusalCode, TrainRequest, Update
 from hospital import CountingTrainer, Hospital, make_hospital

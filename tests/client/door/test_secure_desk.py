@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from coordinator import Coordinator
 
-from client.ledger import Ledger
-from client.peers import write_pins
+from client.records.ledger import Ledger
+from client.trust.peers import write_pins
 from common.config import RunConfig
 from common.record_bytes import from_bytes
 from common.secure_sum.layout import layouts

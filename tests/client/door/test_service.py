@@ -13,9 +13,9 @@ from pathlib import Path
 import grpc
 import pytest
 
-from client.chunks import CHUNK_BYTES, TooLargeError, joined, split
-from client.service import MAX_ASKING, SERVICE, Server, TrainerStub, serve
-from client.site_pb2 import Chunk
+from client.door.chunks import CHUNK_BYTES, TooLargeError, joined, split
+from client.door.service import MAX_ASKING, SERVICE, Server, TrainerStub, serve
+from client.door.site_pb2 import Chunk
 from common.errors import SiteError, WireError
 from common.signing import PrivateKey
 from common.wire import Refusal, RefusalCode, Update
@@ -56,19 +56,26 @@ def raw_ask(hospital: Hospital, chunks: Iterator[Chunk], timeout_s: float = 10) 
 
 def test_the_committed_messages_are_what_the_tool_makes(tmp_path: Path) -> None:
     tool = [sys.executable, "-m", "grpc_tools.protoc", "-I", "."]
-    made = [f"--python_out={tmp_path}", f"--pyi_out={tmp_path}", "client/site.proto"]
+    made = [f"--python_out={tmp_path}", f"--pyi_out={tmp_path}", "client/door/site.proto"]
 
     subprocess.run([*tool, *made], cwd=REPOSITORY, check=True)
 
     for name in ("site_pb2.py", "site_pb2.pyi"):
-        assert (tmp_path / "client" / name).read_text() == (
-            REPOSITORY / "client" / name
+        assert (tmp_path / "client" / "door" / name).read_text() == (
+            REPOSITORY / "client" / "door" / name
         ).read_text(), "run `make proto`"
 
 
 def test_the_door_loads_no_heavy_library() -> None:
     heavy = "torch", "torchvision", "timm", "captum", "opacus", "mlflow"
-    modules = "client.service, client.desk, client.audit, client.answers, client.trainer_process"
+    of_the_site = (
+        "door.service",
+        "desk.desk",
+        "records.audit",
+        "desk.answers",
+        "operations.trainer_process",
+    )
+    modules = ", ".join(f"client.{name}" for name in of_the_site)
     code = f"import sys, {modules}; print(*[m for m in {heavy} if m in sys.modules])"
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

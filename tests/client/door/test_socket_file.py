@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from client.socket_file import clear
+from client.home.socket_file import clear
 from common.errors import SiteError
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from coordinator import Coordinator
 
-from client.peers import write_pins
+from client.trust.peers import write_pins
 from common.config import RunConfig
 from common.datasets.card import card_from_dict
 from common.secure_sum.context import round_context

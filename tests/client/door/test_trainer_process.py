@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from client.audit import verify
-from client.service import TrainerStub
+from client.door.service import TrainerStub
+from client.records.audit import verify
 from common.config import RunConfig
 from common.digests import architecture_digest
 from common.layers import held_by
@@ -21,8 +21,8 @@ from hospital import Hospital, make_hospital, wait_until
 START = """
 import logging, sys
 from pathlib import Path
-from client.home import SiteHome
-from client.trainer_process import run_trainer
+from client.home.folders import SiteHome
+from client.operations.trainer_process import run_trainer
 from common.log import configure
 configure(level=logging.INFO, as_json=True, stream=sys.stderr)
 run_trainer(SiteHome(Path(sys.argv[1])))
@@ -108,6 +108,6 @@ def test_a_killed_trainer_goes_on_where_it_was_and_a_stopped_one_finishes_first(
 
 
 def iter_of(content: bytes) -> Iterator[object]:
-    from client.chunks import split
+    from client.door.chunks import split
 
     return split(content)

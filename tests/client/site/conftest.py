@@ -14,8 +14,8 @@ from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
-from client.home import SiteHome
-from client.site import SiteSettings, read_site
+from client.home.folders import SiteHome
+from client.home.site import SiteSettings, read_site
 from common.config import PhantomSource
 from common.datasets.phantom_source import open_phantom
 from common.tasks import TASKS

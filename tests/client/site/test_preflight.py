@@ -20,13 +20,13 @@ from typing import Protocol
 import pytest
 import yaml
 
-from client.home import SiteHome
-from client.node_key import make_node_key, public_line
-from client.preflight import Finding, check_site
-from client.preflight_machine import _gpu_finding
-from client.preflight_network import proxy_for, skew
-from client.prepare import prepare_site
-from client.site import MachineSettings, SiteSettings
+from client.home.folders import SiteHome
+from client.home.node_key import make_node_key, public_line
+from client.home.site import MachineSettings, SiteSettings
+from client.operations.prepare import prepare_site
+from client.preflight.everything import Finding, check_site
+from client.preflight.machine import _gpu_finding
+from client.preflight.network import proxy_for, skew
 from common.admission import Admission, write_admission
 from common.signing import PrivateKey
 from server.operations.authority import Identity, new_authority, new_server
@@ -265,7 +265,8 @@ def test_one_user_of_two_is_sent_to_root_for_the_other_half(ready: Hospital) -> 
     os.chown(ready.home.trainer, 65534, 65534)
     code = (
         "import os, sys; from pathlib import Path\n"
-        "from client.home import SiteHome; from client.preflight_files import read_site_files\n"
+        "from client.home.folders import SiteHome\n"
+        "from client.preflight.files import read_site_files\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "for f in read_site_files(SiteHome(Path(sys.argv[1]))).findings:\n"
         "    print(f.subject, f.status)"
@@ -509,7 +510,7 @@ def test_another_owner_of_a_package_name_and_a_wrong_version_are_found(tmp_path:
                 "Metadata-Version: 2.1\n" * (file == "METADATA") + content
             )
     code = (
-        "from client.preflight_machine import check_package_names, check_versions\n"
+        "from client.preflight.machine import check_package_names, check_versions\n"
         "print(check_package_names().found); print(check_versions().found)"
     )
     path = os.pathsep.join([str(tmp_path), str(POLICY.parents[2])])
@@ -525,7 +526,8 @@ def test_another_owner_of_a_package_name_and_a_wrong_version_are_found(tmp_path:
 def test_checking_loads_no_heavy_library(ready: Hospital) -> None:
     code = (
         "import sys; from datetime import UTC, datetime; from pathlib import Path\n"
-        "from client.home import SiteHome; from client.preflight import check_site\n"
+        "from client.home.folders import SiteHome\n"
+        "from client.preflight.everything import check_site\n"
         "check_site(SiteHome(Path(sys.argv[1])), now=datetime.now(UTC), reach=False)\n"
         "print(*[m for m in ('torch', 'timm', 'mlflow', 'opacus') if m in sys.modules])"
     )

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from client.home import SiteHome
-from client.prepare import PreparedSite, prepare_site
-from client.site import SiteSettings
+from client.home.folders import SiteHome
+from client.home.site import SiteSettings
+from client.operations.prepare import PreparedSite, prepare_site
 from common.datasets.checksums import verify_shard
 from common.datasets.prepare import prepare_shard
 from common.datasets.shard import Shard, open_shard
@@ -30,9 +30,9 @@ PATIENTS = 24
 PREPARE_SLOWLY = """
 import sys, time
 from pathlib import Path
-from client.home import SiteHome
-from client.prepare import prepare_site
-from client.site import read_site
+from client.home.folders import SiteHome
+from client.operations.prepare import prepare_site
+from client.home.site import read_site
 
 def watch(done, total):
     print(done, flush=True)
@@ -112,7 +112,7 @@ def test_the_store_gives_the_very_shard_that_reading_gives(hospital: Hospital) -
 
 
 def test_preparing_without_a_store_gives_the_same_shard(hospital: Hospital, tmp_path: Path) -> None:
-    from client.prepare import _Recipe, open_site_source, site_task
+    from client.operations.prepare import _Recipe, open_site_source, site_task
     from common.seed import derive_seed
 
     site = hospital.site

@@ -9,7 +9,7 @@ Every file ``*.request`` of the folder is asked, in the order of names; the answ
 import sys
 from pathlib import Path
 
-from client.service import TrainerStub
+from client.door.service import TrainerStub
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 from flwr.app import Context
 
 from client.app import client_app, site_of_this_machine
-from client.site_trainer import AnsweringSite
+from client.training.site_trainer import AnsweringSite
 from common.wire import (
     EvaluateRequest,
     Evaluation,

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from client.node_key import make_node_key, public_line
+from client.home.node_key import make_node_key, public_line
 from common.admission import Admission, read_admission, write_admission
 from common.errors import ConfigError, RunError, TrustError
 from common.signing import PrivateKey, public_key

@@ -11,7 +11,6 @@ from common.admission import read_admission
 from common.config_file import config_digest
 from common.errors import ConfigError, FoveaError, RunError
 from common.manifest import open_manifest
-from server.checkpoint import NOTHING_EVALUATED, Checkpoint, ModelFiles, save_checkpoint
 from server.cli import main
 from server.operations.admitted import admit, retire
 from server.operations.home import CoordinatorHome, RunFolder
@@ -19,6 +18,7 @@ from server.operations.launch import PlannedRun, plan_run, write_run
 from server.operations.order import pinned_run_keys, read_order
 from server.operations.resuming import resume
 from server.operations.run_status import Phase, read_status, write_status
+from server.record.checkpoint import NOTHING_EVALUATED, Checkpoint, ModelFiles, save_checkpoint
 from tests.server.operations.coordinators import PHANTOM, Registry, admission_file
 
 SITES = {"north": "chestx", "valley": "retina"}

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from client.connector_file import read_connector
-from client.policy_file import read_policy
-from client.site import read_site
+from client.consent.policy_file import read_policy
+from client.home.connector_file import read_connector
+from client.home.site import read_site
 from common.certificates import (
     certificate_fingerprint,
     check_server_certificate,

@@ -10,12 +10,12 @@ from click.testing import CliRunner
 from common.errors import DataError, RunError
 from common.lock import Lock
 from server.cli import main
+from server.exchange.participation import Outcome, Reply, Status
 from server.operations import reported_progress
 from server.operations.home import CoordinatorHome, RunFolder
 from server.operations.reported_progress import ReportedProgress
 from server.operations.run_status import Phase, RunStatus, launched, read_status, write_status
 from server.operations.runs import RunState, lock_file, run_named, view_run, view_runs
-from server.participation import Outcome, Reply, Status
 
 NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
 

@@ -8,7 +8,7 @@ import torch
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from client.local_step import Steps, train_locally
+from client.training.local_step import Steps, train_locally
 from common.config import RunConfig
 from common.datasets.loader import batches
 from common.datasets.sample import Batch

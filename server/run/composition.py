@@ -1,0 +1,134 @@
+"""What every run is made of, wherever its sites are: checked, measured, recorded, closed."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Literal
+
+from common.config import RunConfig
+from common.datasets.shard import Shard
+from common.device import chosen_device
+from common.errors import FoveaError, RunError
+from common.model.network import Network
+from server.journal.former_run import clear_former_run
+from server.journal.journal import Journal
+from server.journal.kept_rounds import KeptRounds
+from server.journal.tracking import continue_tracking, start_tracking
+from server.measuring.central_eval import CentralEvaluation
+from server.planning.planned_network import planned_network
+from server.record.checkpoint import Checkpoint
+from server.record.summary import Summary
+from server.rounds.coordinate import RunResult
+from server.run.mlflow_flavour import write_flavour
+from server.run.packaging import package_run
+
+log = logging.getLogger(__name__)
+
+Kind = Literal["simulation", "deployment"]  # are the sites this machine's, or the nodes' own?
+
+# Runs the rounds with what measures and records them; the journal is the rounds' tracker.
+Federate = Callable[[CentralEvaluation, Journal], RunResult]
+
+
+def check_plan(config: RunConfig, *, out: Path, goes_on: bool = False) -> Network:
+    """Return the run's network, having found what can be wrong before pictures are read.
+
+    From then on the folder is this run's: what an earlier one left there is taken away, but for a
+    run that ``goes_on`` from its checkpoint.
+
+    Raises ConfigError or ModelError for a plan that cannot work, RunError when the folder ``out``
+    cannot be made or written to.
+    """
+    _make_folder(out)
+    network = planned_network(config)
+    if not goes_on:
+        clear_former_run(out)
+    return network
+
+
+def conduct(
+    config: RunConfig,
+    federate: Federate,
+    *,
+    network: Network,
+    reference: Mapping[str, Shard],
+    out: Path,
+    kind: Kind,
+    started_at: datetime,
+    resume: Checkpoint | None = None,
+) -> Summary:
+    """Run the rounds with all that measures and records them; return what was written.
+
+    Args:
+        config: The run's.
+        federate: Runs the rounds.
+        network: Of :func:`check_plan`.
+        reference: The coordinator's reference set of every task.
+        out: The run's folder: summary, report, pictures, models.
+        kind: Where the sites are; a tag of the MLflow run.
+        started_at: When the run began, with its time zone; of a run that is continued it is known.
+        resume: The state to go on after: the journal, the MLflow run and the summary go on too.
+
+    When anything is raised, an MLflow run that was begun is closed as failed, and summary.json
+    says FAILED, why, and what the rounds until then brought.
+    """
+    evaluator = CentralEvaluation(config, network.to(chosen_device(config.train)), reference)
+    cases = evaluator.cases()
+    tags = {"fovea.kind": kind}
+    if resume is None:
+        tracker = start_tracking(config, out=out, tags=tags)
+    else:
+        note = KeptRounds(out).read_note()
+        tracker = continue_tracking(config, note.tracking_run_id, out=out, tags=tags)
+        started_at = datetime.fromisoformat(note.started_at)
+    journal = Journal(config, out=out, tracker=tracker, cases=cases, started_at=started_at)
+    reference_cards = {task: shard.card for task, shard in reference.items()}
+    try:
+        if resume is None:
+            journal.begin(reference_cards)
+        else:
+            journal.go_on(reference_cards, after=resume.server_round)
+        result = federate(evaluator, journal)
+        result, package = _packaged(config, result, journal, network=network, reference=reference)
+        return journal.finish(result, package=package)
+    except BaseException as error:
+        journal.abandon(error)
+        raise
+
+
+def _packaged(
+    config: RunConfig,
+    result: RunResult,
+    journal: Journal,
+    *,
+    network: Network,
+    reference: Mapping[str, Shard],
+) -> tuple[RunResult, Path | None]:
+    """Package the run's model. Where that fails the run is what it was, and its verdict says so."""
+    folder = None
+    try:
+        folder = package_run(config, result, journal.rounds(), network=network, reference=reference)
+        if folder is not None:
+            write_flavour(folder)
+    except (FoveaError, OSError) as error:
+        # The rounds are worth more than what is made of them in a moment: nothing of them is lost.
+        log.exception("model not packaged", extra={"action": "model_not_packaged"})
+        told = str(error) if isinstance(error, FoveaError) else str(error.strerror)
+        what = "the model was not packaged" if folder is None else "the package is not whole"
+        reasons = (*result.verdict.reasons, f"{what}: {told}")
+        return replace(result, verdict=replace(result.verdict, reasons=reasons)), folder
+    return result, folder
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise RunError(
+            f"{out}: cannot be written to ({error.strerror}). Name another folder with --out."
+        ) from error

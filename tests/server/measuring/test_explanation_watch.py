@@ -1,0 +1,482 @@
+"""Drift, shortcuts and sites that differ, on a fixed sample; alarms with their numbers."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common.config import PhantomSource, RunConfig
+from common.config_file import load_config
+from common.datasets.phantom_source import open_phantom
+from common.datasets.prepare import prepare_shard
+from common.datasets.shard import Shard
+from common.evaluate import TaskPredictions, evaluate
+from common.model.arrays import array_names, read_arrays
+from common.model.network import Network, build_network
+from common.seed import derive_seed
+from common.wire import Arrays
+from server.journal.metric_names import round_metrics
+from server.measuring.central_eval import CentralResult
+from server.measuring.explanation_entries import explanation_entry
+from server.measuring.explanation_places import BORDER, MARKER, OUTSIDE
+from server.measuring.explanation_sample import choose_sample, maps_of
+from server.measuring.explanation_watch import IN_THE_SUM_ONLY, ExplanationWatch, WatchReport
+from server.record.summary import RoundEntry
+from server.rounds.round_report import NOTHING_BESIDE, Beside
+from server.rounds.site_turns import compared_sites
+
+PART = "selection"
+TASK = "chestx"
+GRID = (6, 6)
+
+
+@pytest.fixture(scope="module")
+def config() -> RunConfig:
+    overrides = [
+        "tasks.chestx.labels=[Mass,Nodule]",
+        "data.image_size_px=64",
+        "model.image_size_px=64",
+        "evaluation.bootstrap_replicates=200",
+        "evaluation.min_positive_patients=10",
+        "evaluation.explanation_pictures=40",
+        "evaluation.explanation_share=1.0",
+    ]
+    whole = load_config(Path("configs/experiments/demo.yaml"), overrides).run.model_dump()
+    whole["tasks"] = {TASK: whole["tasks"][TASK]}
+    whole["reference"] = {TASK: whole["reference"][TASK]}
+    whole["sites"] = [
+        site | {"source": site["source"] | {"prevalence": {"Mass": 0.5, "Nodule": 0.3}}}
+        for site in whole["sites"]
+        if site["task"] == TASK
+    ]
+    return RunConfig.model_validate(whole)
+
+
+def shard_of(
+    config: RunConfig, out: Path, *, site: str, agreement: float, patients: int = 70
+) -> Shard:
+    source = PhantomSource(
+        kind="phantom",
+        patients=patients,
+        pictures_per_patient=1,
+        scanner_strength=0.0,
+        lesion_contrast=1.5,
+        roi_fraction=1.0,
+        marker_agreement=agreement,
+        prevalence={"Mass": 0.5, "Nodule": 0.3},
+    )
+    return prepare_shard(
+        open_phantom(source, task=config.task(TASK), site=site, seed=1),
+        task=config.task(TASK),
+        parts=config.data.reference_split.model_dump(),
+        data=config.data,
+        seed=1,
+        out=out / site,
+    )
+
+
+@pytest.fixture(scope="module")
+def shard(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Shard:
+    out = tmp_path_factory.mktemp("shards")
+    return shard_of(config, out, site="reference-chestx", agreement=0.5)
+
+
+@pytest.fixture(scope="module")
+def network(config: RunConfig) -> Network:
+    return build_network(config.model, config.task_table(), seed=3)
+
+
+@pytest.fixture(scope="module")
+def predicted(config: RunConfig, shard: Shard, network: Network) -> TaskPredictions:
+    return evaluate(
+        network,
+        shard,
+        PART,
+        task=config.task(TASK),
+        loss=config.loss,
+        batch_size=32,
+        keep_maps=set(shard.indices(PART).tolist()),
+    )
+
+
+def with_maps(predicted: TaskPredictions, maps: np.ndarray) -> Mapping[str, TaskPredictions]:
+    """Give every picture of the part its map (N, T, h, w), or all of them one (T, h, w)."""
+    each = np.broadcast_to(maps, (len(predicted.indices), *maps.shape[-3:])).astype(np.float32)
+    kept = dict(zip(predicted.indices.tolist(), each, strict=True))
+    return {TASK: replace(predicted, kept_maps=kept)}
+
+
+def looked(
+    config: RunConfig,
+    shard: Shard,
+    network: Network,
+    *rounds: Mapping[str, TaskPredictions],
+    beside: Beside = NOTHING_BESIDE,
+) -> WatchReport:
+    """Return what is said of the last of some rounds, the first of which is round 1."""
+    watch = ExplanationWatch(config, {TASK: shard}, PART)
+    found = [
+        watch.look(each, number, network=network, beside=beside)
+        for number, each in enumerate(rounds, start=1)
+    ]
+    return found[-1]
+
+
+def kinds(report: WatchReport) -> set[tuple[str, str]]:
+    return {(alarm.kind, alarm.class_name) for alarm in report.alarms}
+
+
+# The sample
+
+
+def test_the_sample_has_one_picture_per_patient_and_positive_ones_first(
+    config: RunConfig, shard: Shard
+) -> None:
+    sample = choose_sample(shard, PART, task=config.task(TASK), count=30, seed=5)
+    assert len(set(shard.patients[sample].tolist())) == len(sample) == 30
+    positive = (shard.targets[sample] >= 1).any(axis=1)
+    assert positive[: positive.sum()].all()
+    assert set(sample.tolist()) <= set(shard.indices(PART).tolist())
+
+
+def test_the_sample_is_the_seed_s_and_a_smaller_one_is_its_beginning(
+    config: RunConfig, shard: Shard
+) -> None:
+    task = config.task(TASK)
+    large = choose_sample(shard, PART, task=task, count=30, seed=5)
+    assert choose_sample(shard, PART, task=task, count=12, seed=5).tolist() == large[:12].tolist()
+    assert choose_sample(shard, PART, task=task, count=30, seed=6).tolist() != large.tolist()
+
+
+def test_classes_take_turns_in_the_sample(config: RunConfig, shard: Shard) -> None:
+    sample = choose_sample(shard, PART, task=config.task(TASK), count=8, seed=5)
+    assert ((shard.targets[sample] >= 1).sum(axis=0) >= 3).all()
+
+
+def test_maps_of_a_sample_are_those_of_the_evaluation(
+    config: RunConfig, shard: Shard, network: Network, predicted: TaskPredictions
+) -> None:
+    rows = shard.indices(PART)[3:9]
+    maps = maps_of(network, shard, rows, task=config.task(TASK), batch_size=4)
+    expected = np.stack([predicted.kept_maps[int(row)] for row in rows])
+    np.testing.assert_allclose(maps, expected, atol=1e-5)
+
+
+# Drift
+
+
+def test_a_model_that_stays_drifts_nowhere(
+    config: RunConfig, shard: Shard, network: Network, predicted: TaskPredictions
+) -> None:
+    same = {TASK: predicted}
+    looks = looked(config, shard, network, same, same).tasks[TASK]
+    assert looks.since == 1
+    for found in looks.drift.values():
+        assert found["spearman"].value == pytest.approx(1.0)
+        assert found["top_iou"].value == pytest.approx(1.0)
+        assert found["spearman"].support == 40
+
+
+def test_the_first_round_has_nothing_to_drift_from(
+    config: RunConfig, shard: Shard, network: Network, predicted: TaskPredictions
+) -> None:
+    looks = looked(config, shard, network, {TASK: predicted}).tasks[TASK]
+    assert (looks.since, looks.drift) == (None, {})
+
+
+def test_maps_that_move_away_raise_an_alarm_that_names_class_and_numbers(
+    config: RunConfig, shard: Shard, network: Network, predicted: TaskPredictions
+) -> None:
+    rng = np.random.default_rng(0)
+    maps = rng.normal(size=(len(predicted.indices), 2, *GRID))
+    moved = maps.copy()
+    moved[:, 1] = rng.normal(size=moved[:, 1].shape)
+    first, second = with_maps(predicted, maps), with_maps(predicted, moved)
+    report = looked(config, shard, network, first, second)
+    drifted = [alarm for alarm in report.alarms if alarm.kind == "drift"]
+    assert [alarm.class_name for alarm in drifted] == ["Nodule"]
+    sentence = drifted[0].sentence
+    for said in ("Nodule", "round 1", f"{drifted[0].value:.2f}", "below 0.20", "40 pictures"):
+        assert said in sentence
+    assert drifted[0].bound < drifted[0].threshold
+
+
+def test_to_learn_is_no_drift(
+    config: RunConfig, shard: Shard, network: Network, predicted: TaskPredictions
+) -> None:
+    maps = np.random.default_rng(0).normal(size=(2, 2, *GRID))
+    watch = ExplanationWatch(config, {TASK: shard}, PART)
+    watch.look(with_maps(predicted, maps[0]), 0, network=network)
+    report = watch.look(with_maps(predicted, maps[1]), 1, network=network)
+    assert report.tasks[TASK].since == 0
+    assert not [alarm for alarm in report.alarms if alarm.kind == "drift"]
+
+
+def test_a_continued_run_drifts_from_the_model_that_it_went_on_with(
+    config: RunConfig, shard: Shard, predicted: TaskPredictions
+) -> None:
+    network = build_network(config.model, config.task_table(), seed=3)
+    arrays = read_arrays(network, array_names(network))
+    beside = Beside(may_be_last=False, start=arrays, changes={})
+    watch = ExplanationWatch(config, {TASK: shard}, PART)
+    looks = watch.look({TASK: predicted}, 4, network=network, beside=beside).tasks[TASK]
+    assert looks.since == 3
+    for found in looks.drift.values():  # ``predicted`` is what this very model sees
+        assert found["spearman"].value == pytest.approx(1.0, abs=1e-3)
+
+
+# Shortcuts
+
+
+def features(shard: Shard, rows: np.ndarray) -> np.ndarray:
+    """Mean brightness of every cell, (N, h, w): a reader that can see marker and lesion."""
+    pictures = np.asarray(shard.images)[rows, :, :, 0].astype(np.float64) / 255
+    side = pictures.shape[1]
+    cells = np.add.reduceat(pictures, np.arange(GRID[0]) * side // GRID[0], axis=1)
+    return np.add.reduceat(cells, np.arange(GRID[1]) * side // GRID[1], axis=2) / side
+
+
+def federated_maps(
+    shards: list[Shard], reference: Shard, *, rounds: int = 3, steps: int = 40
+) -> np.ndarray:
+    """Train one linear reader over the sites by averaging, and map the reference pictures.
+
+    Its logit is the sum of its map exactly, as the network's is.
+    """
+    data = [(features(s, np.arange(len(s))), s.targets.max(axis=1)) for s in shards]
+    mean = np.mean([x.mean(axis=0) for x, _ in data], axis=0)
+    spread = np.mean([x.std() for x, _ in data])
+    weights = np.zeros(GRID)
+    for _ in range(rounds):
+        local = []
+        for x, truth in data:
+            own, inputs = weights.copy(), (x - mean) / spread
+            for _ in range(steps):
+                chance = 1 / (1 + np.exp(-(inputs * own).sum(axis=(1, 2))))
+                own -= 0.3 * np.tensordot(chance - truth, inputs, axes=1) / len(x)
+            local.append(own)
+        weights = np.mean(local, axis=0)
+    rows = reference.indices(PART)
+    one: np.ndarray = weights * (features(reference, rows) - mean) / spread
+    return np.stack([one, one], axis=1)
+
+
+@pytest.mark.parametrize(("agreement", "expected"), [(1.0, True), (0.5, False)])
+def test_a_federation_that_learns_the_corner_marker_raises_the_alarm(
+    *,
+    agreement: float,
+    expected: bool,
+    config: RunConfig,
+    shard: Shard,
+    network: Network,
+    predicted: TaskPredictions,
+    tmp_path: Path,
+) -> None:
+    sites = [
+        shard_of(config, tmp_path, site=name, agreement=agreement, patients=32)
+        for name in ("north", "harbour")
+    ]
+    maps = federated_maps(sites, shard)
+    report = looked(config, shard, network, with_maps(predicted, maps))
+    raised = [alarm for alarm in report.alarms if alarm.kind == MARKER]
+    assert bool(raised) is expected
+    for alarm in raised:
+        assert "on burnt-in markers" in alarm.sentence
+        assert alarm.bound > alarm.threshold == config.evaluation.alarms.marker_share
+
+
+def test_evidence_beside_the_lungs_and_at_the_border_raises_both_alarms(
+    config: RunConfig, shard: Shard, network: Network, predicted: TaskPredictions
+) -> None:
+    seen = np.zeros((2, *GRID))
+    seen[0, 0, 0] = 1.0  # Mass in the upper left corner: 1 - 0.52 * 0.52 of the cell is border
+    seen[1, 2:4, 1] = 1.0  # Nodule in the right lung
+    report = looked(config, shard, network, with_maps(predicted, seen))
+    assert kinds(report) == {(OUTSIDE, "Mass"), (BORDER, "Mass")}
+    assert report.tasks[TASK].shares["Mass"][BORDER].value == pytest.approx(1 - 0.52**2)
+    assert report.tasks[TASK].shares["Nodule"][BORDER].value == pytest.approx(0)
+
+
+def test_an_even_map_is_no_shortcut_at_border_or_marker(
+    config: RunConfig, shard: Shard, network: Network, predicted: TaskPredictions
+) -> None:
+    low = config.evaluation.alarms.model_copy(update={"border_share": 0.0, "marker_share": 0.0})
+    evaluation = config.evaluation.model_copy(update={"alarms": low})
+    strict = config.model_copy(update={"evaluation": evaluation})
+    report = looked(strict, shard, network, with_maps(predicted, np.ones((2, *GRID))))
+    assert not {alarm.kind for alarm in report.alarms} & {BORDER, MARKER}
+
+
+def test_too_few_patients_raise_no_alarm(
+    config: RunConfig, shard: Shard, network: Network, predicted: TaskPredictions
+) -> None:
+    evaluation = config.evaluation.model_copy(update={"min_positive_patients": 500})
+    few = config.model_copy(update={"evaluation": evaluation})
+    rim = np.zeros((2, *GRID))
+    rim[:, 0] = 1.0
+    report = looked(few, shard, network, with_maps(predicted, rim))
+    assert report.alarms == ()
+    assert "500 needed" in report.tasks[TASK].shares["Mass"][OUTSIDE].note
+
+
+def test_real_sites_do_not_know_their_anatomy(
+    config: RunConfig, network: Network, predicted: TaskPredictions, tmp_path: Path
+) -> None:
+    plain = shard_of(config, tmp_path, site="north", agreement=0.5)
+    found = evaluate(
+        network,
+        plain,
+        PART,
+        task=config.task(TASK),
+        loss=config.loss,
+        batch_size=32,
+        keep_maps=set(plain.indices(PART).tolist()),
+    )
+    shares = looked(config, plain, network, {TASK: found}).tasks[TASK].shares["Mass"]
+    assert (shares[OUTSIDE].value, shares[MARKER].value) == (None, None)
+    assert "not known" in shares[MARKER].note
+    assert shares[BORDER].value is not None
+
+
+# Sites
+
+
+def changes(arrays: Arrays, *, scale: float) -> Arrays:
+    rng = np.random.default_rng(derive_seed(1, "change"))
+    return {
+        name: (scale * rng.normal(size=array.shape) * (np.abs(array).mean() + 0.01)).astype(
+            array.dtype
+        )
+        for name, array in arrays.items()
+    }
+
+
+def test_a_site_that_changed_nothing_looks_where_the_model_looks_and_another_elsewhere(
+    config: RunConfig, shard: Shard, network: Network
+) -> None:
+    other = build_network(config.model, config.task_table(), seed=3)
+    arrays = read_arrays(other, array_names(other))
+    found = evaluate(
+        other,
+        shard,
+        PART,
+        task=config.task(TASK),
+        loss=config.loss,
+        batch_size=32,
+        keep_maps=set(shard.indices(PART).tolist()),
+    )
+    beside = Beside(
+        may_be_last=False,
+        start=arrays,
+        changes={"north": changes(arrays, scale=0.0), "harbour": changes(arrays, scale=3.0)},
+    )
+    report = looked(config, shard, other, {TASK: found}, beside=beside)
+    sites = report.tasks[TASK].sites
+    for estimates in sites["north"].similarity.values():
+        assert estimates["spearman"].value == pytest.approx(1.0, abs=1e-3)
+    differing = [e["spearman"].value for e in sites["harbour"].similarity.values()]
+    assert all(value is not None and value < 0.9 for value in differing)
+    assert {alarm.site for alarm in report.alarms if alarm.kind == "site"} <= {"harbour"}
+    assert "harbour, north" in report.sites_note
+
+
+def test_under_masks_no_site_is_looked_at(
+    config: RunConfig, shard: Shard, network: Network, predicted: TaskPredictions
+) -> None:
+    secure = config.secure_aggregation.model_copy(update={"enabled": True})
+    masked = config.model_copy(update={"secure_aggregation": secure})
+    report = looked(masked, shard, network, {TASK: predicted})
+    assert report.tasks[TASK].sites == {}
+    assert report.sites_note.startswith(IN_THE_SUM_ONLY)
+    assert compared_sites(masked, 1, may_be_last=True) == ()
+
+
+def test_sites_take_turns_and_all_come_at_the_end(config: RunConfig) -> None:
+    names = [f"site-{n}" for n in range(5)]
+    sites = tuple(config.sites[0].model_copy(update={"name": name}) for name in names)
+    evaluation = config.evaluation.model_copy(update={"explanation_sites": 2, "every_rounds": 2})
+    many = config.model_copy(update={"sites": sites, "evaluation": evaluation})
+    turns = [compared_sites(many, n, may_be_last=False) for n in (2, 4, 6)]
+    assert [name for turn in turns for name in turn] == [*names, names[0]]
+    assert compared_sites(many, 3, may_be_last=False) == ()  # nothing is measured then
+    assert list(compared_sites(many, 2, may_be_last=True)) == names
+
+
+# What is kept
+
+
+def test_a_round_that_may_be_the_last_looks_at_the_whole_part(
+    config: RunConfig, shard: Shard, network: Network, predicted: TaskPredictions
+) -> None:
+    at_end = replace(NOTHING_BESIDE, may_be_last=True)
+    watch = ExplanationWatch(config, {TASK: shard}, PART)
+    assert len(watch.wanted(TASK, whole=False)) == 40
+    assert watch.wanted(TASK, whole=True) == set(shard.indices(PART).tolist())
+    looks = looked(config, shard, network, {TASK: predicted}, beside=at_end).tasks[TASK]
+    assert looks.pictures == looks.of_pictures == len(shard.indices(PART)) > 40
+
+
+def test_the_average_look_is_the_mean_over_positive_pictures(
+    config: RunConfig, shard: Shard, network: Network, predicted: TaskPredictions
+) -> None:
+    looks = looked(config, shard, network, {TASK: predicted}).tasks[TASK]
+    sample = choose_sample(shard, PART, task=config.task(TASK), count=40, seed=config.seed)
+    shown = [row for row in sample.tolist() if shard.targets[row, 0] == 1]
+    expected = np.mean([np.clip(predicted.kept_maps[row][0], 0, None) for row in shown], axis=0)
+    assert looks.averages[0].class_name == "Mass"
+    assert looks.averages[0].pictures == len(shown)
+    np.testing.assert_allclose(looks.averages[0].evidence, expected, rtol=1e-5)
+
+
+def entry_of(config: RunConfig, report: WatchReport, *, wall_s: float) -> RoundEntry:
+    central = CentralResult(
+        server_round=2, reports={}, overlays={}, wall_s=wall_s, explanation=report
+    )
+    return RoundEntry(
+        round=2,
+        wall_s=wall_s,
+        central_s=wall_s,
+        sent_bytes=0,
+        received_bytes=0,
+        score=None,
+        central={},
+        sites=(),
+        epsilon=None,
+        epsilon_run=None,
+        floor=None,
+        summed=None,
+        explanation=explanation_entry(central, config),
+    )
+
+
+def test_the_numbers_reach_summary_and_tracking(
+    config: RunConfig, shard: Shard, network: Network, predicted: TaskPredictions
+) -> None:
+    rim = np.zeros((2, *GRID))
+    rim[0, 0] = 1.0
+    first = with_maps(predicted, rim)
+    report = replace(looked(config, shard, network, first, first), seconds=1.0)
+    entry = entry_of(config, report, wall_s=11.0)
+    assert RoundEntry.model_validate_json(entry.model_dump_json()) == entry
+    assert entry.explanation is not None
+    assert entry.explanation.share == pytest.approx(0.1)
+    assert entry.explanation.remark == ""
+    named = round_metrics(entry)
+    assert named["explanation/alarms"] == len(report.alarms) > 0
+    share = report.tasks[TASK].shares["Mass"][OUTSIDE]
+    assert named["explanation/chestx/Mass/outside_anatomy/share"] == share.value
+    assert named["explanation/chestx/Mass/drift/spearman"] == pytest.approx(1.0)
+    assert named["explanation/chestx/Mass/drift/support"] == 40
+
+
+def test_a_round_that_takes_longer_than_allowed_says_so(
+    config: RunConfig, shard: Shard, network: Network, predicted: TaskPredictions
+) -> None:
+    evaluation = config.evaluation.model_copy(update={"explanation_share": 0.25})
+    usual = config.model_copy(update={"evaluation": evaluation})
+    report = replace(looked(usual, shard, network, {TASK: predicted}), seconds=5.0)
+    found = entry_of(usual, report, wall_s=15.0).explanation
+    assert found is not None
+    assert "50% of the evaluation's time, 25% allowed" in found.remark

@@ -1,0 +1,157 @@
+"""Drift, shortcuts and alarms in words: terminal, report and page, all from the summary alone."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from server.record.summary import (
+    AlarmEntry,
+    EstimateEntry,
+    ExplanationEntry,
+    SiteLooksEntry,
+    Summary,
+    TaskLooksEntry,
+)
+from server.report.explanation_summary import (
+    ALARMS_TAG,
+    alarms_text,
+    former_alarms,
+    look_rows,
+    site_rows,
+    standing_alarms,
+    watched_sentence,
+)
+from server.report.page import write_page
+from server.report.report import markdown, render_table
+
+SENTENCE = "Chest X-ray findings, Mass: 40% of what speaks for it lies on burnt-in markers <now>."
+
+
+def estimate(value: float | None, *, chance: float | None = None) -> EstimateEntry:
+    half = None if value is None else 0.1
+    return EstimateEntry(
+        value=value,
+        low=None if value is None or half is None else value - half,
+        high=None if value is None or half is None else value + half,
+        support=40,
+        positives=None,
+        positive_patients=None,
+        chance=chance,
+        note="",
+    )
+
+
+def explanation(*, number: int, alarms: int, site: str) -> ExplanationEntry:
+    alarm = AlarmEntry(
+        kind="on_marker",
+        task="chestx",
+        class_name="Mass",
+        site=None,
+        value=0.4,
+        bound=0.3,
+        threshold=0.15,
+        support=40,
+        sentence=SENTENCE,
+    )
+    alike = {
+        "Mass": {"spearman": estimate(0.9), "top_iou": estimate(0.8)},
+        "Nodule": {"spearman": estimate(0.3), "top_iou": estimate(0.2)},
+    }
+    return ExplanationEntry(
+        tasks={
+            "chestx": TaskLooksEntry(
+                pictures=64,
+                of_pictures=120,
+                drift_pictures=64,
+                since=number - 1 if number else None,
+                drift=alike if number else {},
+                shares={
+                    "Mass": {
+                        "outside_anatomy": estimate(0.5, chance=0.6),
+                        "at_border": estimate(0.2, chance=0.3),
+                        "on_marker": estimate(None),
+                    }
+                },
+                sites={site: SiteLooksEntry(pictures=30, per_class=alike)} if number else {},
+            )
+        },
+        alarms=(alarm,) * alarms,
+        sites_note=f"{site}: the sites take turns",
+        seconds=1.0,
+        share=0.12,
+        remark="",
+    )
+
+
+@pytest.fixture
+def watched(make_summary: Callable[..., Summary]) -> Summary:
+    summary = make_summary(skills=(0.1, 0.5, 0.9))
+    plan = {0: (0, "nobody"), 1: (2, "north"), 2: (1, "harbour")}
+    rounds = tuple(
+        entry.model_copy(
+            update={
+                "explanation": explanation(
+                    number=entry.round, alarms=plan[entry.round][0], site=plan[entry.round][1]
+                )
+            }
+        )
+        for entry in summary.rounds
+    )
+    return summary.model_copy(update={"rounds": rounds})
+
+
+def test_the_last_round_s_alarms_stand_and_earlier_ones_are_counted(watched: Summary) -> None:
+    assert standing_alarms(watched) == (SENTENCE,)
+    assert former_alarms(watched) == ("round 1: 2 alarms",)
+
+
+def test_the_tag_says_the_round_and_that_there_is_no_alarm(watched: Summary) -> None:
+    assert ALARMS_TAG == "fovea.explanation_alarms"
+    assert alarms_text(watched.rounds[0]) == "before training: no alarm."
+    assert alarms_text(watched.rounds[2]) == f"round 2: {SENTENCE}"
+
+
+def test_a_row_has_drift_shares_and_areas_and_leaves_unknown_places_empty(watched: Summary) -> None:
+    assert look_rows(watched, "chestx") == [
+        ("Mass", "0.900 (0.800–1.000)", "50% (60%)", "20% (30%)", "–")
+    ]
+
+
+def test_every_site_keeps_its_last_comparison_with_its_least_alike_class(watched: Summary) -> None:
+    rows = site_rows(watched, "chestx")
+    assert [row[:4] for row in rows] == [
+        ("harbour", "2", "Nodule", "0.300"),
+        ("north", "1", "Nodule", "0.300"),
+    ]
+
+
+def test_what_was_sampled_is_said(watched: Summary) -> None:
+    said = watched_sentence(watched, "chestx")
+    assert said == ("Round 2: 64 of 120 reference pictures, drift since round 1 on a fixed 64.")
+
+
+def test_report_terminal_and_page_show_the_alarm(watched: Summary, tmp_path: Path) -> None:
+    console = Console(record=True, width=200)
+    render_table(watched, console)
+    page = write_page(watched, tmp_path, curves="curves.png").read_text()
+    assert SENTENCE in markdown(watched)
+    assert SENTENCE in console.export_text()
+    assert "on burnt-in markers &lt;now&gt;" in page
+    for said in ("Do its reasons hold?", "round 1: 2 alarms", "added 12%", "harbour: the sites"):
+        assert said in page
+
+
+def test_a_run_without_an_alarm_says_so(watched: Summary, tmp_path: Path) -> None:
+    calm = watched.model_copy(update={"rounds": watched.rounds[:1]})
+    assert "No alarm" in markdown(calm)
+    assert "No alarm" in write_page(calm, tmp_path, curves="curves.png").read_text()
+
+
+def test_a_run_that_nobody_watched_says_nothing(
+    make_summary: Callable[..., Summary], tmp_path: Path
+) -> None:
+    plain = make_summary(skills=(0.1, 0.9))
+    assert "Explanations" not in markdown(plain)
+    assert "Do its reasons" not in write_page(plain, tmp_path, curves="curves.png").read_text()
