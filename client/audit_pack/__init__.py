@@ -1,0 +1,1 @@
+"""A model's pages on a site's own pictures: written at the site, never sent."""

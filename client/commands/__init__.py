@@ -1,0 +1,1 @@
+"""What ``fovea-site`` can be told, one file per matter."""

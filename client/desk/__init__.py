@@ -1,0 +1,1 @@
+"""A request on its way: open, verify, permit, train, account, guard, mask, sign, store."""

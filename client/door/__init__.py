@@ -1,0 +1,1 @@
+"""Between connector and trainer: a gRPC service on a Unix socket, and nothing else."""

@@ -1,0 +1,1 @@
+"""What may leave a site: agreed arrays, counts and words from lists, nothing else."""

@@ -1,0 +1,1 @@
+"""A site's folder, its configuration, and whose its files are."""

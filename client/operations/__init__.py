@@ -1,0 +1,1 @@
+"""What a person or a service starts: init, prepare, the trainer's process, the supervisor."""

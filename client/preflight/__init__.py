@@ -1,0 +1,1 @@
+"""``fovea-site check``: every finding with its remedy."""

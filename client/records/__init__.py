@@ -1,0 +1,1 @@
+"""What a site writes down and can prove: the audit log and the privacy ledger."""

@@ -1,0 +1,1 @@
+"""A site's part in sums that hide each site's update."""

@@ -1,0 +1,1 @@
+"""How a site is doing, for people, machines and metrics."""

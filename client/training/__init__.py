@@ -1,0 +1,1 @@
+"""The one room with pictures and torch: a round's local training and measuring."""

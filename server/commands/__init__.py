@@ -1,0 +1,1 @@
+"""What ``fovea`` can be told, one file per matter."""

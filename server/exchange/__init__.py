@@ -1,0 +1,1 @@
+"""Conversations with many sites: asking, waiting, judging replies, who took part."""

@@ -1,0 +1,1 @@
+"""The global model on reference sets: how right it is, and whether its maps hold."""

@@ -1,0 +1,1 @@
+"""Running a federation: provision, admit, serve, launch, watch, resume."""
