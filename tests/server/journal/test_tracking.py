@@ -142,10 +142,10 @@ def test_what_is_not_defined_is_not_tracked(last_round: RoundEntry) -> None:
 
 def test_a_round_is_tracked_in_less_than_a_second(tracker: Tracker) -> None:
     metrics = {f"central/task/class {n}/metric": 0.5 for n in range(1500)}
-    started = time.perf_counter()
+    started = time.process_time()  # not the clock's: a busy machine is not a slow tracker
     tracker.log_metrics(metrics, step=1)
     tracker.log_metrics(metrics, step=2)
-    assert (time.perf_counter() - started) / 2 < 1.0
+    assert (time.process_time() - started) / 2 < 1.0
 
 
 def test_a_picture_can_be_stepped_through_by_round(tracker: Tracker, tmp_path: Path) -> None:
