@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from common.config_checks import check_ascending, check_labels, check_whole
+from common.explain import EXPLAINERS
 from common.loss_config import LossConfig
 from common.model_config import ModelConfig
 from common.privacy_config import PrivacyConfig, SecureAggregationConfig
@@ -125,6 +126,7 @@ class ManifestColumns(Section):
     roi_boxes: str | None
     roi_kind: str | None
     official_split: str | None  # only counted on the data card; Fovea splits by itself
+    roi_class_mask: str | None = None  # masks whose pixels hold numbers, see LabelTable.class_mask
 
 
 class ManifestSource(Section):
@@ -252,7 +254,7 @@ class FederationConfig(Section):
 
 
 class AlarmConfig(Section):
-    """What of a round's maps is a reason to look closer; see server/explanation_alarms.py."""
+    """What of a round's maps is a reason to look closer; see explanation_alarms.py."""
 
     drift_floor: Annotated[float, Field(ge=-1, le=1)]  # of the rank correlation of two rounds' maps
     site_floor: Annotated[float, Field(ge=-1, le=1)]  # likewise, of a site's model and the global
@@ -260,6 +262,8 @@ class AlarmConfig(Section):
     border_share: Fraction  # likewise, at the picture's border
     border_width: Annotated[float, Field(gt=0, lt=0.5)]  # share of the side that is border
     marker_share: Fraction  # likewise, on burnt-in markers
+    # Fall of the rank correlation of a class with a sign that it went with in the round before.
+    sign_drop: Annotated[float, Field(gt=0, le=2)]
 
 
 class EvaluationConfig(Section):
@@ -275,7 +279,21 @@ class EvaluationConfig(Section):
     explanation_pictures: Count  # per task, whose maps are watched from round to round
     explanation_sites: Annotated[int, Field(ge=0)]  # compared with the global model in one round
     explanation_share: Fraction  # of the evaluation's time, for the maps' numbers
+    # Compared when the rounds are over, on pictures with an outlined lesion.
+    methods: tuple[str, ...]
+    method_pictures: Annotated[int, Field(ge=0)]  # per task; 0: no comparison
+    method_seconds: Positive  # for all tasks and methods together
     alarms: AlarmConfig
+
+    @model_validator(mode="after")
+    def _methods_exist(self) -> Self:
+        known = dict.fromkeys(EXPLAINERS)
+        for method in self.methods:
+            if method not in known:
+                raise ValueError("methods: " + unknown_name(EXPLAINERS.kind, method, known))
+        if len(set(self.methods)) < len(self.methods):
+            raise ValueError("methods: a method is named twice; name each once")
+        return self
 
 
 class TrackingConfig(Section):

@@ -105,6 +105,11 @@ def prepare(home: SiteHome, verify: bool, as_json: bool) -> None:
     )
     for reason, count in done.excluded.items():
         click.echo(f"  left out: {count} {printable(reason)}")
+    for sign in card.signs:
+        click.echo(
+            f"  sign {sign.name}: shown by {sign.shown_pictures} of the {sign.known_pictures} "
+            "pictures of which it is known"
+        )
 
 
 @click.command()

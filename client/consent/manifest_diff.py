@@ -132,7 +132,7 @@ def in_words(manifest: Manifest, *, site: str, policy: Policy, code_digest: str)
         "Leaves this site in a round: " + "; ".join(_leaving(config, policy)) + ".",
         "Leaves this site at the start of the run: "
         + (
-            "the data card, counts per class."
+            "the data card, counts per class and per sign."
             if policy.release.data_card
             else "how many pictures and patients it holds."
         ),

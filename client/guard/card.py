@@ -55,7 +55,7 @@ def reason_against_card(text: str, *, task: str) -> str | None:
         return "the data card has a count below zero"
     if not all(0.0 <= region.mean_area <= 1.0 for region in card.regions):
         return "the data card has a share of a picture that is none"
-    return _reason_against_words(card)
+    return _reason_against_words(card) or _reason_against_signs(card)
 
 
 def _reason_against_words(card: DataCard) -> str | None:
@@ -76,6 +76,22 @@ def _reason_against_words(card: DataCard) -> str | None:
     return None
 
 
+def _reason_against_signs(card: DataCard) -> str | None:
+    known = TASKS[card.task].concepts
+    for part in card.parts:
+        names = [sign.name for sign in part.signs]
+        if len(set(names)) < len(names):
+            return "the data card names a sign twice"
+        if any(name not in known for name in names):
+            return "the data card names a sign that Fovea does not know"
+        for sign in part.signs:
+            pictures = (sign.shown_pictures, sign.known_pictures, part.pictures)
+            patients = (sign.shown_patients, sign.known_patients, part.patients)
+            if any(tuple(sorted(counts)) != counts for counts in (pictures, patients)):
+                return "the data card counts a sign more often than it is known"
+    return None
+
+
 def _is_known_note(note: str, classes: set[str]) -> bool:
     named = f"(?:{'|'.join(map(re.escape, sorted(classes)))})"
     forms = (
@@ -93,6 +109,9 @@ def _counts(card: DataCard) -> list[int]:
     for part in card.parts:
         counts += [part.pictures, part.patients, part.lesion_pictures, part.unnamed_pictures]
         counts += [number for each in part.classes for number in (each.pictures, each.patients)]
+        for sign in part.signs:
+            counts += [sign.known_pictures, sign.known_patients]
+            counts += [sign.shown_pictures, sign.shown_patients]
     counts += [number for each in card.regions for number in (each.regions, each.pictures)]
     for side in (card.width_px, card.height_px):
         counts += [side.smallest, side.median, side.largest]

@@ -19,6 +19,17 @@ class ClassCount:
 
 
 @dataclass(frozen=True)
+class SignCount:
+    """Of how many pictures of one part it is known whether they show a sign, and how many do."""
+
+    name: str  # of common.concepts
+    known_pictures: int
+    known_patients: int
+    shown_pictures: int
+    shown_patients: int
+
+
+@dataclass(frozen=True)
 class PartCount:
     """What one part holds."""
 
@@ -28,6 +39,8 @@ class PartCount:
     classes: tuple[ClassCount, ...]
     lesion_pictures: int  # with at least one lesion region
     unnamed_pictures: int = 0  # whose table names no patient: each counts as a patient of its own
+    # In the task's order; empty on cards from before signs were counted.
+    signs: tuple[SignCount, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,6 +90,15 @@ class DataCard:
     duplicates: DuplicateCount
     notes: tuple[str, ...]
 
+    @property
+    def signs(self) -> tuple[SignCount, ...]:
+        """Return how often each sign is known and shown in all parts; a patient is in one part."""
+        names = dict.fromkeys(sign.name for part in self.parts for sign in part.signs)
+        return tuple(
+            _summed([sign for part in self.parts for sign in part.signs if sign.name == name])
+            for name in names
+        )
+
     def as_dict(self) -> dict[str, object]:
         """Return the card as plain JSON values."""
         plain = json.loads(json.dumps(asdict(self)))
@@ -124,6 +146,7 @@ def _blocks(card: DataCard) -> list[str]:
         f"{card.image_size_px}×{card.image_size_px} px. Originals: width {w.smallest}–{w.largest} "
         f"(median {w.median}), height {h.smallest}–{h.largest} (median {h.median}) px.",
         _table(["pictures (patients)", *names], [*classes, totals, lesions]),
+        _table(["sign: shown of known pictures (patients)", *names], _sign_rows(card)),
         _table(
             ["regions", "number", "pictures", "mean area"],
             [
@@ -138,6 +161,32 @@ def _blocks(card: DataCard) -> list[str]:
         _table(["left out", "number"], [[why, str(n)] for why, n in card.exclusions.items()]),
         "\n".join(f"- {note}" for note in card.notes),
     ]
+
+
+def _summed(of_parts: Sequence[SignCount]) -> SignCount:
+    return SignCount(
+        name=of_parts[0].name,
+        known_pictures=sum(sign.known_pictures for sign in of_parts),
+        known_patients=sum(sign.known_patients for sign in of_parts),
+        shown_pictures=sum(sign.shown_pictures for sign in of_parts),
+        shown_patients=sum(sign.shown_patients for sign in of_parts),
+    )
+
+
+def _sign_rows(card: DataCard) -> list[list[str]]:
+    """Return, per sign, how many pictures and patients show it of those where it is known."""
+    counts = [{sign.name: sign for sign in part.signs} for part in card.parts]
+    signs = dict.fromkeys(name for of_part in counts for name in of_part)
+    return [[name, *(_shown(of_part.get(name)) for of_part in counts)] for name in signs]
+
+
+def _shown(sign: SignCount | None) -> str:
+    if sign is None:
+        return "not counted"
+    return (
+        f"{sign.shown_pictures} of {sign.known_pictures} "
+        f"({sign.shown_patients} of {sign.known_patients})"
+    )
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

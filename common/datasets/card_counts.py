@@ -13,6 +13,7 @@ from common.datasets.card import (
     PartCount,
     PixelRange,
     RegionCount,
+    SignCount,
 )
 from common.datasets.duplicates import DuplicateReport
 from common.datasets.reading import ReadPicture
@@ -51,6 +52,10 @@ def count_shard(
     )
     is_unnamed = np.array([read.patient.startswith(OWN_PATIENT) for read in reads])
     membership = _class_membership(targets, task)
+    # (N, K): 1 there, 0 absent, NaN unknown
+    signs = np.array([read.concepts for read in reads], np.float32).reshape(
+        len(reads), len(task.concepts)
+    )
     counts = tuple(
         _part_count(
             name,
@@ -59,6 +64,7 @@ def count_shard(
             membership=membership,
             has_lesion=has_lesion,
             is_unnamed=is_unnamed,
+            signs=dict(zip(task.concepts, signs.T, strict=True)),
         )
         for number, name in enumerate(parts)
     )
@@ -134,6 +140,7 @@ def _part_count(
     membership: Mapping[str, NDArray[np.bool_]],
     has_lesion: NDArray[np.bool_],
     is_unnamed: NDArray[np.bool_],
+    signs: Mapping[str, NDArray[np.float32]],
 ) -> PartCount:
     """Count one part.
 
@@ -144,6 +151,7 @@ def _part_count(
         membership: See ``_class_membership``.
         has_lesion: (N,) pictures with a lesion region.
         is_unnamed: (N,) pictures whose table names no patient.
+        signs: Per sign (N,), 1 there, 0 absent, NaN unknown.
     """
     classes = tuple(
         ClassCount(label, int((chosen & member).sum()), len(np.unique(patients[chosen & member])))
@@ -156,6 +164,21 @@ def _part_count(
         classes=classes,
         lesion_pictures=int((chosen & has_lesion).sum()),
         unnamed_pictures=int((chosen & is_unnamed).sum()),
+        signs=tuple(
+            _sign_count(sign, column[chosen], patients[chosen]) for sign, column in signs.items()
+        ),
+    )
+
+
+def _sign_count(name: str, targets: NDArray[np.float32], patients: NDArray[np.int32]) -> SignCount:
+    """Count one sign in n pictures of these patients, (n,) both."""
+    is_known, is_shown = ~np.isnan(targets), targets == 1
+    return SignCount(
+        name=name,
+        known_pictures=int(is_known.sum()),
+        known_patients=len(np.unique(patients[is_known])),
+        shown_pictures=int(is_shown.sum()),
+        shown_patients=len(np.unique(patients[is_shown])),
     )
 
 

@@ -67,6 +67,10 @@ def _read(
 
 
 def _outline_name(region: Region, store: PictureStore) -> bytes:
+    if region.mask is not None and region.of_class is not None:
+        # What else the mask may hold counts too: a value without a meaning would be an error.
+        digest = store.file_digest(region.mask)
+        return hashlib.sha256(repr((digest, region.of_class)).encode()).digest()
     if region.mask is not None:
         return store.file_digest(region.mask)
     return hashlib.sha256(repr((region.box, region.box_frame)).encode()).digest()

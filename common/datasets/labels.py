@@ -8,7 +8,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from common.datasets.record import EVERY_POSITIVE_LABEL
+from common.concepts import CONCEPTS, Concept, concepts_of, shows
+from common.datasets.record import EVERY_POSITIVE_LABEL, NO_LABEL_ASKED
 from common.errors import ConfigError
 from common.registry import unknown_name
 from common.tasks import TASKS, Task
@@ -19,6 +20,8 @@ NO_LABEL = "no label"
 UNKNOWN_LABEL = "unknown label"
 SET_ASIDE = "label set aside"
 CONTRADICTORY_LABELS = "contradictory labels"
+
+_MASK_VALUES = frozenset(map(str, range(1, 256)))
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,9 @@ class LabelTable(BaseModel):
     concepts: Mapping[str, list[str]] = {}  # the source's word → concepts that it asserts, or none
     # Concepts that a picture with a word of `concepts` has not where none of its words asserts it.
     concepts_complete: list[str] = []
+    # Value of a class mask's pixels, "1" to "255" → the region that they are: a region's name of
+    # common.concepts, or a word of `words`. A class mask outlines every place of its regions.
+    class_mask: Mapping[str, str] = {}
 
     def targets(self, words: Sequence[str], task: Task) -> tuple[float, ...] | LeftOut:
         """Return the target vector of a picture with these words, or why it has none.
@@ -109,6 +115,37 @@ class LabelTable(BaseModel):
             if value == 1.0 and label in self.masks_outline
         )
 
+    def logits_of_class(self, region: str, target: Sequence[float], task: Task) -> tuple[int, ...]:
+        """Return what a region of a class mask explains in a picture with this target.
+
+        One region is due per value, as in :meth:`logits_of_mask`. A region that is called like a
+        finding explains that one; where the run does not ask about it, or nothing of
+        ``masks_outline`` is there, the region still shows its sign: NO_LABEL_ASKED.
+        """
+        if task.kind == "multi-label" and region in self.words:
+            label = self.words[region]
+            return (task.labels.index(label) if label in task.labels else NO_LABEL_ASKED,)
+        return self.logits_of_mask(target, task) or (NO_LABEL_ASKED,)
+
+    def signs_of_class_mask(self, task: Task) -> frozenset[str]:
+        """Return the concepts of a task that a class mask outlines wherever they are.
+
+        Not those that only a region of a finding shows which the run does not ask about.
+        """
+        return frozenset(
+            concept.name
+            for concept in concepts_of(task.name, task.concepts)
+            if (regions := self._regions_that_show(concept))
+            and all(r in concept.regions or self.words.get(r) in task.labels for r in regions)
+        )
+
+    def _regions_that_show(self, concept: Concept) -> list[str]:
+        return [
+            region
+            for region in self.class_mask.values()
+            if shows(concept, region=region, finding=self.words.get(region))
+        ]
+
     def _problem(
         self, words: Sequence[str], asserted: set[str], *, denies: bool, task: Task
     ) -> LeftOut | None:
@@ -164,6 +201,7 @@ def _check(path: Path, table: LabelTable, task: Task) -> None:
             )
         _check_concepts(f"{path}: concepts.{word}", concepts, signs)
     _check_concepts(f"{path}: concepts_complete", table.concepts_complete, signs)
+    _check_class_mask(f"{path}: class_mask", table, task)
     if task.kind == "multi-label" and table.unmentioned is None:
         raise ConfigError(f"{path}: `unmentioned` must say negative or unknown for {task.name}.")
     several = (table.unmentioned, table.all_negative, table.masks_outline)
@@ -182,6 +220,19 @@ def _check_concepts(place: str, concepts: Sequence[str], known: Mapping[str, Non
     for concept in concepts:
         if concept not in known:
             raise ConfigError(f"{place}: {unknown_name('concept', concept, dict(known))}")
+
+
+def _check_class_mask(place: str, table: LabelTable, task: Task) -> None:
+    regions = {r: None for concept in CONCEPTS.get(task.name, ()) for r in concept.regions}
+    for value, region in table.class_mask.items():
+        if value not in _MASK_VALUES:
+            raise ConfigError(
+                f'{place}: a pixel\'s value must be text from "1" to "255", got {value!r}; 0 is '
+                "what no region covers."
+            )
+        if region not in regions and region not in table.words:
+            known = regions | dict.fromkeys(table.words)
+            raise ConfigError(f"{place}.{value}: {unknown_name('region', region, known)}")
 
 
 def _quoted(words: Sequence[str]) -> str:

@@ -1,18 +1,15 @@
 """Reads any CSV table of pictures, as ``configs/manifest.md`` describes it."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path, PurePosixPath
-from typing import get_args
 
 from common.config import ManifestColumns, ManifestSource
 from common.datasets.csv_table import CsvTable, read_csv
 from common.datasets.labels import LabelTable, LeftOut, load_label_table
-from common.datasets.record import EVERY_POSITIVE_LABEL, Exclusion, Record, Region, RoiKind
+from common.datasets.manifest_outlines import Outlines, read_outlines
+from common.datasets.record import Exclusion, Record, Region
 from common.datasets.sources import (
-    MISSING_MASK,
     MISSING_PICTURE,
     OWN_PATIENT,
     FileSourceTable,
@@ -24,9 +21,6 @@ from common.errors import ConfigError, DataError
 from common.registry import unknown_name
 from common.tasks import Task
 
-NO_ROI = ("", "none")
-ROI_KINDS: dict[str, RoiKind] = {kind: kind for kind in get_args(RoiKind)}
-
 
 @dataclass(frozen=True)
 class _Columns:
@@ -37,6 +31,7 @@ class _Columns:
     patient: int | None
     site: int | None
     roi_mask: int | None
+    roi_class_mask: int | None
     roi_boxes: int | None
     roi_kind: int | None
     official_split: int | None
@@ -63,6 +58,12 @@ def open_manifest(
     """
     del seed
     labels = load_label_table(config_root / config.mapping, task=task)
+    if config.columns.roi_class_mask is not None and not labels.class_mask:
+        raise ConfigError(
+            f"{config_root / config.mapping}: has no section class_mask, which says what the "
+            f"values in the masks of column {config.columns.roi_class_mask!r} outline. Add it, or "
+            "set columns.roi_class_mask to null."
+        )
     table = read_csv(source_path(data_root, config.table))
     columns = _positions(table, config.columns)
     own = table.path.parent
@@ -102,9 +103,16 @@ def _record(
     image = folders.pictures / name
     if not name or not image.is_file():
         return Exclusion(MISSING_PICTURE, row, f"no file {name!r} in {folders.pictures}")
-    regions = _regions(row, cells, columns, targets, labels=labels, task=task, folder=folders.masks)
+    outlines = Outlines(
+        kind=_cell(cells, columns.roi_kind),
+        mask=_cell(cells, columns.roi_mask),
+        class_mask=_cell(cells, columns.roi_class_mask),
+        boxes=_cell(cells, columns.roi_boxes),
+    )
+    regions = read_outlines(row, outlines, targets, labels=labels, task=task, folder=folders.masks)
     if isinstance(regions, Exclusion):
         return regions
+    signs = labels.signs(words)
     return Record(
         image=image,
         patient=_cell(cells, columns.patient) or f"{OWN_PATIENT}{folders.shown / name}",
@@ -113,74 +121,27 @@ def _record(
         regions=regions,
         official_split=_cell(cells, columns.official_split) or None,
         row=row,
-        signs=labels.signs(words),
+        outlined=_outlined(regions, signs, labels=labels, task=task),
+        signs=signs,
     )
 
 
-def _regions(
-    row: str,
-    cells: tuple[str, ...],
-    columns: _Columns,
-    targets: tuple[float, ...],
-    *,
-    labels: LabelTable,
-    task: Task,
-    folder: Path,
-) -> tuple[Region, ...] | Exclusion:
-    written = _cell(cells, columns.roi_kind)
-    if written in NO_ROI:
+def _outlined(
+    regions: Sequence[Region], signs: Sequence[tuple[str, bool]], *, labels: LabelTable, task: Task
+) -> tuple[str, ...]:
+    """Return the concepts that are absent wherever a picture's class mask has no pixel of them.
+
+    Not those that its words assert: a spot may be too small for a mask that was reduced.
+    """
+    if not any(region.of_class for region in regions):
         return ()
-    if written not in ROI_KINDS:
-        known = {**ROI_KINDS, "none": None}
-        raise DataError(f"{row}: {unknown_name('kind of region', written, known)}")
-    kind = ROI_KINDS[written]
-    mask, boxes = _cell(cells, columns.roi_mask), _cell(cells, columns.roi_boxes)
-    if not mask and not boxes:
-        return Exclusion(MISSING_MASK, row, f"kind {kind} without a mask or boxes")
-    if mask and not (folder / mask).is_file():
-        return Exclusion(MISSING_MASK, row, f"no file {mask!r} beside the table")
-    is_lesion = kind in ("lesion_mask", "lesion_box")
-    nameless = labels.logits_of_mask(targets, task) if is_lesion else (EVERY_POSITIVE_LABEL,)
-    usual_name = "lesion" if is_lesion else kind
-    regions: list[Region] = []
-    if mask:
-        mask_kind = "lesion_mask" if is_lesion else kind
-        regions += [
-            Region(mask_kind, usual_name, logit, folder / mask, None, None) for logit in nameless
-        ]
-    box_kind = "lesion_box" if is_lesion else kind
-    for box, name in _boxes(row, boxes):
-        logits = nameless
-        if is_lesion and name:
-            logit = labels.logit_of(name, task)
-            if isinstance(logit, LeftOut):
-                return left_out(row, logit)
-            logits = () if logit is None else (logit,)  # None: the run does not ask about it
-        regions += [
-            Region(box_kind, name or usual_name, logit, None, box, None) for logit in logits
-        ]
-    return tuple(regions)
-
-
-def _boxes(row: str, cell: str) -> list[tuple[tuple[float, float, float, float], str]]:
-    if not cell:
-        return []
-    remedy = f'{row}: boxes must be JSON like [[x, y, width, height, "Mass"]], got {cell!r}.'
-    try:
-        loaded = json.loads(cell)
-        boxes = []
-        for x, y, width, height, *name in loaded:
-            box = (float(x), float(y), float(width), float(height))
-            if not all(map(isfinite, box)) or box[2] <= 0 or box[3] <= 0 or len(name) > 1:
-                raise DataError(remedy)
-            boxes.append((box, str(name[0]) if name else ""))
-    except (ValueError, TypeError) as error:
-        raise DataError(remedy) from error
-    return boxes
+    asserted = {concept for concept, is_there in signs if is_there}
+    return tuple(sorted(labels.signs_of_class_mask(task) - asserted))
 
 
 def _positions(table: CsvTable, columns: ManifestColumns) -> _Columns:
-    if columns.roi_kind is None and (columns.roi_mask or columns.roi_boxes):
+    outlines = (columns.roi_mask, columns.roi_boxes, columns.roi_class_mask)
+    if columns.roi_kind is None and any(outlines):
         raise ConfigError(
             f"{table.path}: columns.roi_kind must name the column that says what masks and boxes "
             "show (lesion_mask, lesion_box, organ_mask_lung ...); a lung mask is not a lesion."
@@ -191,6 +152,7 @@ def _positions(table: CsvTable, columns: ManifestColumns) -> _Columns:
         patient=_optional(table, columns.patient),
         site=_optional(table, columns.site),
         roi_mask=_optional(table, columns.roi_mask),
+        roi_class_mask=_optional(table, columns.roi_class_mask),
         roi_boxes=_optional(table, columns.roi_boxes),
         roi_kind=_optional(table, columns.roi_kind),
         official_split=_optional(table, columns.official_split),

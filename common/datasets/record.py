@@ -21,6 +21,7 @@ RoiKind = Literal[
 ]
 
 EVERY_POSITIVE_LABEL = -1  # a region that explains whatever is positive in its picture
+NO_LABEL_ASKED = -2  # a region that shows a sign and explains nothing that the run asks about
 
 
 def finding_of(kind: str, label: int, task: Task) -> str | None:
@@ -28,6 +29,14 @@ def finding_of(kind: str, label: int, task: Task) -> str | None:
     if kind not in task.lesion_roi_kinds or task.kind != "multi-label" or label < 0:
         return None
     return task.labels[label]
+
+
+@dataclass(frozen=True)
+class MaskValue:
+    """Which pixels of a class mask, where every pixel holds a number, belong to a region."""
+
+    value: int  # 1 to 255
+    known: tuple[int, ...]  # all values that have a meaning; any other but 0 is an error
 
 
 @dataclass(frozen=True)
@@ -39,10 +48,11 @@ class Region:
 
     kind: RoiKind
     name: str  # what it shows in the source's words: "hard_exudate", "Nodule"
-    label: int  # index of the logit it explains, or EVERY_POSITIVE_LABEL
+    label: int  # index of the logit it explains, EVERY_POSITIVE_LABEL or NO_LABEL_ASKED
     mask: Path | None  # picture of the same size, non-zero inside
     box: tuple[float, float, float, float] | None  # x, y, width, height
     box_frame: tuple[int, int] | None  # (width, height) the box is given in; None: the picture's
+    of_class: MaskValue | None = None  # the mask is a class mask; None: it shows this region alone
 
 
 @dataclass(frozen=True)

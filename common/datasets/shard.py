@@ -37,7 +37,7 @@ class Shard:
     parts: tuple[str, ...]  # SITE_PARTS or REFERENCE_PARTS
     region_masks: NDArray[np.uint8]  # (M, S, S) 0/1, memory-mapped
     region_image: NDArray[np.int32]  # (M,) picture a region belongs to, ascending
-    region_label: NDArray[np.int16]  # (M,) logit index, or EVERY_POSITIVE_LABEL
+    region_label: NDArray[np.int16]  # (M,) logit index, EVERY_POSITIVE_LABEL or NO_LABEL_ASKED
     region_kind: tuple[str, ...]  # (M,) RoiKind
     region_name: tuple[str, ...]  # (M,) what it shows
     card: DataCard

@@ -13,7 +13,7 @@ from common.config import FileSource
 from common.datasets.image_file import read_image
 from common.datasets.labels import LeftOut
 from common.datasets.record import Case, CaseRegion, Exclusion, Record, Source
-from common.datasets.roi_file import region_pixels
+from common.datasets.roi_file import all_region_pixels
 from common.errors import DataError
 from common.registry import Registry
 from common.tasks import Task
@@ -145,7 +145,7 @@ def read_pixels(
     try:
         image = read_image(record.image, channels=channels)
         size = (image.shape[1], image.shape[0])
-        return image, [region_pixels(region, size=size) for region in record.regions]
+        return image, all_region_pixels(record.regions, size=size)
     except DataError as error:
         raise DataError(f"{record.row}: {error}") from error
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from common.errors import DataError, ModelError
+from common.errors import DataError
 from common.explaining.explain_picture import explain_picture
 from common.explaining.picture_file import PreparedPicture, prepare_picture
 from common.explanation.schema import Explanation, GridMap
@@ -69,15 +69,10 @@ class PackagedModel:
         return pd.DataFrame(rows, columns=list(COLUMNS))
 
     def _task(self, named: str) -> str:
-        if named:
-            return self.model.task(named).name
-        tasks = list(self.model.package.tasks)
-        if len(tasks) != 1:
-            raise ModelError(
-                f"this model has the tasks {', '.join(tasks)}: name one, "
-                f"predict(…, params={{'task': '{tasks[0]}'}})."
-            )
-        return tasks[0]
+        first = next(iter(self.model.package.tasks))
+        return self.model.task_asked_for(
+            named, how=f"name one: predict(…, params={{'task': '{first}'}})"
+        )
 
     def _row(self, file: PictureFile, *, task: str, methods: tuple[str, ...]) -> dict[str, Cell]:
         try:

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load
 from torch import Tensor
@@ -19,6 +18,7 @@ from common.model.arrays import array_names, write_arrays
 from common.model.network import Network, build_network
 from common.package.answers import questions
 from common.package.prediction import Prediction, interpret
+from common.package.reading import read_package
 from common.package.schema import (
     MODEL_FILE,
     NOVELTY_FILE,
@@ -45,10 +45,38 @@ class LoadedModel:
     novelty: Mapping[str, Familiar]
 
     def task(self, name: str) -> Task:
-        """Return a task with the labels of this model. Raises ModelError for one it has not."""
+        """Return a task with the labels of this model.
+
+        Raises ModelError for a task that it has not, or that was left out, with the reason.
+        """
+        if name in self.package.left_out:
+            raise ModelError(
+                f"this model does not answer task {name}: {self.package.left_out[name]}"
+            )
         if name not in self.network.tasks:
             raise ModelError(unknown_name("task of this model", name, self.network.tasks))
         return self.network.tasks[name]
+
+    def task_asked_for(self, named: str | None, *, how: str) -> str:
+        """Return the task that is named, or the only one.
+
+        A task that was left out counts: whoever has pictures of it must not get the answer of
+        another for not naming it.
+
+        Args:
+            named: None or "" where the reader names none.
+            how: How a reader names one, for the message: "name one with --task".
+
+        Raises:
+            ModelError: The model has not the task, or leaves a choice.
+        """
+        if named:
+            return self.task(named).name
+        tasks, left_out = list(self.package.tasks), self.package.left_out
+        if len(tasks) == 1 and not left_out:
+            return tasks[0]
+        without = "".join(f", and not {name}: {why}" for name, why in left_out.items()).rstrip(".")
+        raise ModelError(f"this model has the tasks {', '.join(tasks)}{without}; {how}.")
 
     def about(self, name: str) -> TaskPackage:
         """Return what is known of a task. Raises ModelError for one the model has not."""
@@ -87,18 +115,26 @@ def network_input(pictures: NDArray[np.uint8]) -> Tensor:
     return normalise(pixels.permute(0, 3, 1, 2).float() / 255)
 
 
-def open_package(folder: Path) -> LoadedModel:
+def open_package(folder: Path, *, expected_digest: str | None = None) -> LoadedModel:
     """Open a package on the CPU; no configuration file and no network are needed.
 
     Args:
         folder: Of the package, of a run, or of a run's models.
+        expected_digest: Of the package, as the run's summary.json, its MLflow tag or an explanation
+            names it; None: only that the package fits its own digest is checked.
 
     Raises:
-        ModelError: There is no package, it is of another version, or its files are damaged or do
-            not belong together.
+        ModelError: There is no package, it is of another version, its files are damaged, changed
+            or do not belong together, or it is another package than expected.
     """
     place = _place(folder)
-    package = _read_package(place / MODEL_FILE)
+    package = read_package(place / MODEL_FILE)
+    if expected_digest is not None and package.digest != expected_digest.lower():
+        raise ModelError(
+            f"{place}: the package's digest is {package.digest}, expected was {expected_digest}. "
+            "It is another package, or was changed: take the package of the run whose summary.json "
+            "names the expected digest."
+        )
     tasks = {name: _task(name, about, place) for name, about in package.tasks.items()}
     # Weights are in the package: whatever the file says, none are fetched or read from elsewhere.
     encoder = package.model.encoder.model_copy(update={"pretrained": False})
@@ -123,18 +159,6 @@ def _place(folder: Path) -> Path:
         f"{folder}: no model package. Name the folder of a run that has ended, or of a package: "
         f"it holds {MODEL_FILE}, {WEIGHTS_FILE} and {NOVELTY_FILE}."
     )
-
-
-def _read_package(path: Path) -> ModelPackage:
-    try:
-        return ModelPackage.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read ({error.strerror}).") from error
-    except ValidationError as error:
-        where = ".".join(str(part) for part in error.errors()[0]["loc"]) or "the whole file"
-        raise ModelError(
-            f"{path}: damaged or of another version ({where}). Package the run's model again."
-        ) from error
 
 
 def _task(name: str, about: TaskPackage, place: Path) -> Task:

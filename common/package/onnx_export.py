@@ -173,6 +173,7 @@ def _about(model: LoadedModel, task: Task) -> OnnxAbout:
         preprocess=about.preprocess,
         shift=tuple(calibration.shift[name] for name in task.class_names) if calibration else None,
         temperature=calibration.temperature if calibration else None,
+        package_digest=package.digest,
     )
 
 

@@ -47,6 +47,7 @@ class OnnxAbout(Section):
     # None: the task is not calibrated.
     shift: tuple[float, ...] | None
     temperature: Annotated[float, Field(gt=0)] | None
+    package_digest: str = ""  # of the package it was exported from; "": it was never written
 
     def as_properties(self) -> dict[str, str]:
         """Return the metadata: texts as they are, everything else as JSON."""

@@ -3,9 +3,9 @@
 Light: a package can be read and checked without torch.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from common.config import PreprocessConfig, Section
 from common.model_config import ModelConfig
@@ -14,7 +14,7 @@ FORMAT: Literal[1] = 1
 MODEL_FILE = "model.json"
 WEIGHTS_FILE = "model.safetensors"
 NOVELTY_FILE = "novelty.safetensors"
-# What MLflow asks for beside them (server/mlflow_flavour.py); a package is whole without.
+# What MLflow asks for beside them (server/run/mlflow_flavour.py); a package is whole without.
 FLAVOUR_FILES = (
     "MLmodel",
     "conda.yaml",
@@ -105,7 +105,19 @@ class ModelPackage(Section):
     config_digest: str
     weights_sha256: str  # of the bytes of model.safetensors
     novelty_sha256: str  # of the bytes of novelty.safetensors
+    # Of the whole package (common/package/digest.py); "" of one that was never written. A file
+    # without it is refused.
+    digest: str = ""
     made_at: str
     versions: dict[str, str]
     model: ModelConfig
     tasks: dict[str, TaskPackage]
+    # Task of the run that this model cannot answer → why, in a sentence. Nothing of its head,
+    # calibration, prediction sets or signs is in the package.
+    left_out: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _answers_or_leaves_out(self) -> Self:
+        if not self.tasks or set(self.tasks) & set(self.left_out):
+            raise ValueError("a package answers at least one task, and leaves out others alone")
+        return self

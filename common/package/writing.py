@@ -11,9 +11,12 @@ import numpy as np
 from safetensors.numpy import save
 
 from common.errors import DataError
+from common.layers import TRUNK, group_of
 from common.metrics.novelty import Familiar
 from common.model.arrays import array_names, read_arrays
 from common.model.network import Network
+from common.model_config import ModelConfig
+from common.package.digest import package_digest
 from common.package.schema import (
     FLAVOUR_FILES,
     MODEL_FILE,
@@ -34,12 +37,14 @@ def write_package(
 
     A crash leaves the former package, or none, or the whole new one. Its files are
     ``model.json``, ``model.safetensors`` and ``novelty.safetensors``; nothing in them can run.
+    Heads of tasks that the package leaves out are not among the weights.
 
     Args:
         folder: Of the package alone; its parents are made.
-        network: With a head for each task of the package.
-        package: What is known of the model. The digests of the two array files are filled in, and
-            the network is said to need no pretrained weights: it has its own.
+        network: With a head for each task of the package, answered or left out.
+        package: What is known of the model. The digests of the two array files and of the whole
+            package are filled in, and the network is said to need no pretrained weights: it has its
+            own.
         novelty: Per task, what is familiar; tasks without are left out.
 
     Returns:
@@ -51,7 +56,9 @@ def write_package(
         OSError: The folder cannot be written.
     """
     _check(folder, network, package, novelty)
-    weights = _bytes(read_arrays(network, array_names(network)))
+    groups = {TRUNK, *package.tasks}
+    names = [name for name in array_names(network) if group_of(name) in groups]
+    weights = _bytes(read_arrays(network, names))
     familiar = _bytes(
         {
             f"{task}/{name}": array
@@ -59,20 +66,21 @@ def write_package(
             for name, array in ((MEAN, known.mean), (WHITENING, known.whitening))
         }
     )
-    encoder = network.config.encoder.model_copy(update={"pretrained": False})
-    whole = package.model_copy(
-        update={
-            "model": network.config.model_copy(update={"encoder": encoder}),
-            "weights_sha256": hashlib.sha256(weights).hexdigest(),
-            "novelty_sha256": hashlib.sha256(familiar).hexdigest(),
-        }
+    whole = _with_digest(
+        package.model_copy(
+            update={
+                "model": _model_config(network.config, package),
+                "weights_sha256": hashlib.sha256(weights).hexdigest(),
+                "novelty_sha256": hashlib.sha256(familiar).hexdigest(),
+            }
+        )
     )
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         write_whole(beside / WEIGHTS_FILE, weights)
         write_whole(beside / NOVELTY_FILE, familiar)
-        write_whole(beside / MODEL_FILE, (whole.model_dump_json(indent=1) + "\n").encode())
+        write_whole(beside / MODEL_FILE, _text(whole))
         beside.chmod(0o755)  # made for its owner alone
         if folder.exists():
             former = beside.with_name(f"{beside.name}.former")
@@ -91,14 +99,17 @@ def write_package(
 def _check(
     folder: Path, network: Network, package: ModelPackage, novelty: Mapping[str, Familiar]
 ) -> None:
-    if set(network.tasks) != set(package.tasks) or not set(novelty) <= set(package.tasks):
+    named = sorted([*package.tasks, *package.left_out])
+    if sorted(network.tasks) != named or not set(novelty) <= set(package.tasks):
         raise DataError(
             f"the network has the tasks {', '.join(network.tasks)}, the package "
-            f"{', '.join(package.tasks)}, novelty {', '.join(novelty) or 'none'}. They must be of "
-            "the same model."
+            f"{', '.join(named)}, novelty {', '.join(novelty) or 'none'}. They must be of the same "
+            "model, and every task once: answered or left out."
         )
-    for name, task in network.tasks.items():
-        about = package.tasks[name]
+    if not package.tasks:
+        raise DataError("the package answers no task. Package a model with a trained head.")
+    for name, about in package.tasks.items():
+        task = network.tasks[name]
         if (task.labels, task.concepts) != (about.labels, about.concepts):
             raise DataError(
                 f"task {name} of the network and of the package have different labels or concepts. "
@@ -110,6 +121,29 @@ def _check(
             f"{folder}: holds other files than a package's, which would be lost. Name another "
             "folder, or move them away."
         )
+
+
+def _model_config(config: ModelConfig, package: ModelPackage) -> ModelConfig:
+    """Return the network's configuration as the package's tasks and weights need it."""
+    return config.model_copy(
+        update={
+            "encoder": config.encoder.model_copy(update={"pretrained": False}),
+            "context_labels": {
+                task: labels
+                for task, labels in config.context_labels.items()
+                if task in package.tasks
+            },
+            "concepts": {t: on for t, on in config.concepts.items() if t in package.tasks},
+        }
+    )
+
+
+def _with_digest(package: ModelPackage) -> ModelPackage:
+    return package.model_copy(update={"digest": package_digest(_text(package))})
+
+
+def _text(package: ModelPackage) -> bytes:
+    return (package.model_dump_json(indent=1) + "\n").encode()
 
 
 def _bytes(arrays: Arrays) -> bytes:

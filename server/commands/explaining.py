@@ -12,6 +12,7 @@ from rich.console import Console
 
 from common.errors import ModelError
 from common.explain import EXPLAINERS
+from common.explaining.asked import FEWEST_ORDERS, RANDOM_ORDERS, Asked
 from common.registry import unknown_name
 from server.commands.failing import EXIT_ERROR, EXIT_PARTIAL, failing_plainly
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from common.explaining.methods import Trust
+    from common.explaining.asked import Trust
     from common.explaining.pages import Done
     from common.package.loading import LoadedModel
 
@@ -53,6 +54,13 @@ ALL = "all"
     help="Measure faithfulness and stability of no map, the model's own, or every method's.",
 )
 @click.option(
+    "--random-orders",
+    type=click.IntRange(min=FEWEST_ORDERS),
+    default=RANDOM_ORDERS,
+    show_default=True,
+    help="Orders of removal that faithfulness is held against; each costs 17 predictions.",
+)
+@click.option(
     "--regions",
     type=click.Path(path_type=Path),
     help="An expert's region: a mask of the picture's size, or a folder of masks named like the "
@@ -62,6 +70,11 @@ ALL = "all"
     "--discs",
     type=click.Path(path_type=Path),
     help="The optic disc in the same way; else it is estimated where it stands out.",
+)
+@click.option(
+    "--expect-digest",
+    metavar="SHA256",
+    help="Refuse a model whose package has another digest; the run's summary.json names it.",
 )
 @click.option(
     "--out",
@@ -80,8 +93,10 @@ def explain(
     methods: str,
     findings: str | None,
     trust: str,
+    random_orders: int,
     regions: Path | None,
     discs: Path | None,
+    expect_digest: str | None,
     out: Path,
     as_json: bool,
 ) -> None:
@@ -94,17 +109,18 @@ def explain(
     Exit codes: 0 all explained, 1 an error or none explained, 2 wrong usage, 3 some failed.
     """
     from common.explaining.jobs import jobs_of  # noqa: PLC0415
-    from common.explaining.pages import Asked, explain_files  # noqa: PLC0415 - brings torch
+    from common.explaining.pages import explain_files  # noqa: PLC0415 - brings torch
     from common.package.loading import open_package  # noqa: PLC0415
 
     jobs = jobs_of(images, regions=regions, discs=discs)
     chosen = _methods(methods)
-    loaded = open_package(model)
+    loaded = open_package(model, expected_digest=expect_digest)
     asked = Asked(
         task=_task(loaded, task),
         methods=chosen,
         trust=cast("Trust", trust),
         findings=_findings(loaded, _task(loaded, task), findings),
+        random_orders=random_orders,
     )
     errors = Console(stderr=True)
     with _bar(errors, total=len(jobs)) as advance:
@@ -141,12 +157,7 @@ def _methods(text: str) -> tuple[str, ...]:
 
 def _task(model: "LoadedModel", named: str | None) -> str:
     """Return the task asked for. Raises ModelError where the model leaves a choice."""
-    if named is not None:
-        return model.task(named).name
-    tasks = list(model.package.tasks)
-    if len(tasks) != 1:
-        raise ModelError(f"this model has the tasks {', '.join(tasks)}: name one with --task.")
-    return tasks[0]
+    return model.task_asked_for(named, how="name one with --task")
 
 
 def _findings(model: "LoadedModel", task: str, text: str | None) -> tuple[str, ...] | None:

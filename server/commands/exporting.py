@@ -34,10 +34,7 @@ def export(*, model: Path, task: str | None, out: Path, batch: int | None) -> No
     from common.package.onnx_export import export_onnx  # noqa: PLC0415
 
     loaded = open_package(model)
-    tasks = list(loaded.package.tasks)
-    if task is None and len(tasks) != 1:
-        raise ModelError(f"this model has the tasks {', '.join(tasks)}: name one with --task.")
-    chosen = task or tasks[0]
+    chosen = loaded.task_asked_for(task, how="name one with --task")
     try:
         export_onnx(loaded, task=chosen, path=out, batch=batch)
     except OSError as error:

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common.errors import RunError
-from common.package.schema import FLAVOUR_FILES, MODEL_FILE, ModelPackage
+from common.package.reading import read_package
+from common.package.schema import FLAVOUR_FILES, MODEL_FILE
 from common.whole_file import write_whole
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def write_flavour(folder: Path) -> None:
     version of Fovea needs.
 
     Raises:
+        ModelError: The folder holds no package, or a changed one.
         RunError: MLflow refuses.
         OSError: A file cannot be read or written.
     """
@@ -47,7 +49,7 @@ def write_flavour(folder: Path) -> None:
     from common.flavour.model import TASK  # noqa: PLC0415 - brings torch
     from common.flavour.pictures import IMAGE, png  # noqa: PLC0415
 
-    package = ModelPackage.model_validate_json((folder / MODEL_FILE).read_bytes())
+    package = read_package(folder / MODEL_FILE)
     pixels = np.full((EXAMPLE_PX, EXAMPLE_PX), 128, np.uint8)
     tasks = list(package.tasks)
     with tempfile.TemporaryDirectory(prefix=".mlflow.", dir=folder.parent) as temporary:
@@ -62,7 +64,7 @@ def write_flavour(folder: Path) -> None:
                 mlflow.pyfunc.save_model,
                 made,
                 loader_module=LOADER,
-                signature=_signature(tasks),
+                signature=_signature("" if package.left_out or tasks[1:] else tasks[0]),
                 input_example=(pd.DataFrame({IMAGE: [png(pixels)]}), {TASK: tasks[0]}),
                 pip_requirements=pinned(),  # else MLflow would try the model to find them out
                 metadata={
@@ -70,6 +72,7 @@ def write_flavour(folder: Path) -> None:
                     "run": package.run,
                     "round": package.round,
                     "weights_sha256": package.weights_sha256,
+                    "package_digest": package.digest,
                     "tasks": tasks,
                 },
             )
@@ -107,7 +110,7 @@ def pinned() -> list[str]:
     return sorted(text for text in requires(PROGRAM) or () if ";" not in text)
 
 
-def _signature(tasks: list[str]) -> "ModelSignature":
+def _signature(default_task: str) -> "ModelSignature":
     from mlflow.models import ModelSignature
     from mlflow.types.schema import (
         Array,
@@ -141,7 +144,7 @@ def _signature(tasks: list[str]) -> "ModelSignature":
         ),
         params=ParamSchema(
             [
-                ParamSpec(TASK, text, tasks[0] if len(tasks) == 1 else ""),
+                ParamSpec(TASK, text, default_task),
                 ParamSpec(METHODS, text, ""),
             ]
         ),

@@ -11,26 +11,23 @@ from common.config import PoolSource, RunConfig
 from common.config_file import config_digest
 from common.datasets.shard import Shard
 from common.durable import read_array_file
-from common.errors import RunError
-from common.layers import is_local
+from common.errors import ModelError, RunError
 from common.metrics.novelty import Familiar
-from common.model.arrays import write_arrays
+from common.model.arrays import array_names, write_arrays
 from common.model.network import Network
-from common.package.calibrating import (
-    NotKnown,
-    Novelty,
-    calibrate,
-    concept_association,
-    learn_novelty,
-)
+from common.package.calibrating import calibrate
+from common.package.familiarity import Novelty, learn_novelty
+from common.package.known import NotKnown
 from common.package.responses import Responses, respond
 from common.package.schema import FORMAT, PACKAGE_FOLDER, Calibration, ModelPackage, TaskPackage
 from common.package.shift import class_shift
+from common.package.sign_association import concept_association
 from common.package.writing import write_package
-from server.exchange.participation import Outcome, Status
+from server.exchange.participation import Status
 from server.journal.entries import installed_versions
 from server.record.summary import RoundEntry
 from server.rounds.coordinate import RunResult
+from server.run.untrained import training_of, untrained_tasks
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +46,8 @@ def package_run(
 
     Calibration and prediction sets are fitted on each reference set's part ``calibration`` and
     judged on its part ``gate``, which no round has looked at. What cannot be fitted is left out and
-    the package says why.
+    the package says why; so is a task whose head was not trained together
+    (:mod:`server.run.untrained`).
 
     Args:
         config: The run's.
@@ -64,7 +62,7 @@ def package_run(
     Raises:
         DataError: The model or a reference set cannot be read.
         RunError: The model's file does not say which round it is of.
-        ModelError: The model is not of this network.
+        ModelError: The model is not of this network, or every task would be left out.
         OSError: The folder cannot be written.
     """
     files = result.files
@@ -79,7 +77,13 @@ def package_run(
     write_arrays(network, arrays)
     tasks: dict[str, TaskPackage] = {}
     familiar: dict[str, Familiar] = {}
+    left_out = untrained_tasks(config, array_names(network), rounds, until=server_round)
+    if set(reference) <= set(left_out):
+        reasons = " ".join(f"{name}: {why}" for name, why in left_out.items())
+        raise ModelError(f"no task of it could be answered. {reasons}")
     for name, shard in reference.items():
+        if name in left_out:
+            continue
         measure = partial(
             respond,
             network,
@@ -110,6 +114,7 @@ def package_run(
         versions=installed_versions(),
         model=config.model,
         tasks=tasks,
+        left_out=left_out,
     )
     write_package(folder, network, package, familiar)
     log.info(
@@ -135,12 +140,11 @@ def _task_package(
         task=task,
         coverage=config.evaluation.coverage,
         seed=seed,
-        # A head that stays at the sites has learned no weights here.
-        shift=None if _stays_local(config, name) else class_shift(task, config.loss),
+        shift=class_shift(task, config.loss),
     )
     novelty = learn_novelty(calibration, gate, task=task, seed=seed)
     known = novelty if isinstance(novelty, Novelty) else None
-    sites, pictures = _training(config, name, rounds, until=of)
+    sites, pictures = training_of(config, name, rounds, until=of)
     about = TaskPackage(
         labels=task.labels,
         concepts=task.concepts,
@@ -159,31 +163,6 @@ def _task_package(
         measured=_measured(name, rounds, of=of),
     )
     return about, known.familiar if known else None
-
-
-def _training(
-    config: RunConfig, name: str, rounds: Sequence[RoundEntry], *, until: int
-) -> tuple[int, int | None]:
-    """Return how many sites have trained a task's head until a round, on how many pictures.
-
-    No pictures are known where the server sees sums alone.
-    """
-    if _stays_local(config, name):
-        return 0, 0  # every site keeps its own head: the global one was never trained
-    of_task = {site.name for site in config.sites if site.task == name}
-    counts = {
-        site.site: site.num_examples
-        for entry in rounds
-        for site in entry.sites
-        if 1 <= entry.round <= until and site.site in of_task and site.outcome is Outcome.ANSWERED
-    }
-    known = [count for count in counts.values() if count is not None]
-    return len(counts), sum(known) if len(known) == len(counts) else None
-
-
-def _stays_local(config: RunConfig, name: str) -> bool:
-    """Say whether every site keeps its own head of a task, so that the global one is untrained."""
-    return is_local(f"heads.{name}.", config.federation.local_layers)
 
 
 def _reference(config: RunConfig, name: str, calibration: Responses) -> str:

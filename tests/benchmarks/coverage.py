@@ -41,15 +41,11 @@ from common.metrics.conformal import answer_sets
 from common.model.arrays import array_names, read_arrays, write_arrays
 from common.model.network import Network, Output, build_network
 from common.package.answers import limits, nonconformities, questions, right_answers
-from common.package.calibrating import (
-    NotKnown,
-    Novelty,
-    calibrate,
-    calibration_error,
-    learn_novelty,
-    prediction_sets,
-)
+from common.package.calibrating import calibrate, calibration_error
+from common.package.familiarity import Novelty, learn_novelty
+from common.package.known import NotKnown
 from common.package.loading import network_input
+from common.package.prediction_sets import prediction_sets
 from common.package.responses import Responses, respond
 from common.package.schema import Calibration
 from common.package.shift import class_shift

@@ -399,6 +399,11 @@ def test_prepare_reads_the_pictures_once_and_says_what_it_did(home: SiteHome) ->
     assert "6 pictures of 6 patients" in first.stdout
     again = json.loads(site(home, "prepare", "--json").stdout)
     assert again["card"]["pictures"] == 6
+    told = [sign for part in again["card"]["parts"] for sign in part["signs"]]
+    known = sum(sign["known_pictures"] for sign in told if sign["name"] == "effusion")
+    shown = sum(sign["shown_pictures"] for sign in told if sign["name"] == "effusion")
+    assert known > 0
+    assert f"sign effusion: shown by {shown} of the {known} pictures" in first.stdout
     assert [entry["event"] for entry in events(home)] == ["shard-prepared"] * 2
     assert events(home)[0]["pictures"] == 6
 

@@ -286,6 +286,13 @@ CARD = {
             "patients": 56,
             "classes": [{"name": "Mass", "pictures": 2, "patients": 1}],
             "lesion_pictures": 3,
+            "signs": [
+                {
+                    "name": "nodule",
+                    **{"known_pictures": 9, "known_patients": 8},
+                    **{"shown_pictures": 1, "shown_patients": 1},
+                }
+            ],
         }
     ],
     "regions": [{"kind": "box", "regions": 3, "pictures": 3, "mean_area": 0.1}],
@@ -311,6 +318,7 @@ def test_a_data_card_that_is_kept_back_still_has_its_totals() -> None:
     left = card_from_dict(json.loads(kept_back.data_card_json))
     assert (left.pictures, left.patients, left.task) == (100, 80, "chestx")
     assert (left.parts, left.regions, dict(left.exclusions), left.notes) == ((), (), {}, ())
+    assert "nodule" not in kept_back.data_card_json
 
 
 def test_metrics_are_taken_out_of_an_update() -> None:

@@ -23,6 +23,7 @@ from common.datasets.card import (
     PartCount,
     PixelRange,
     RegionCount,
+    SignCount,
 )
 from common.precision import SMALLEST_NORMAL, rounded
 from common.secure_sum.statements import (
@@ -76,7 +77,9 @@ DATA_CARD = DataCard(
     pictures=18,
     patients=16,
     parts=(
-        PartCount("train", 14, 12, (ClassCount("Mass", 2, 1),), 3),
+        PartCount(
+            "train", 14, 12, (ClassCount("Mass", 2, 1),), 3, signs=(SignCount("mass", 9, 8, 2, 1),)
+        ),
         PartCount("val", 4, 4, (ClassCount("Mass", 0, 0),), 0),
     ),
     regions=(RegionCount("lesion_mask", 3, 3, 0.125),),
@@ -256,6 +259,11 @@ def test_a_reason_does_not_say_how_large_an_update_was() -> None:
     assert larger[0] == larger[1] == "the update's norm is larger than its policy allows (10)"
 
 
+def signs(*counted: SignCount) -> dict[str, object]:
+    """Return the change of a card to one part of 5 pictures and 4 patients with these signs."""
+    return {"parts": (PartCount("val", 5, 4, (), 0, signs=counted),)}
+
+
 @settings(max_examples=40, deadline=None)
 @given(key=st.text(min_size=1, max_size=10), value=json_values)
 def test_a_card_with_anything_more_in_it_stays(key: str, value: object) -> None:
@@ -288,6 +296,14 @@ def test_a_card_with_anything_more_in_it_stays(key: str, value: object) -> None:
         ({"parts": (PartCount("Jane", 1, 1, (), 0),)}, "names a part"),
         ({"parts": (PartCount("val", 1, 1, (ClassCount("Jane", 1, 1),), 0),)}, "names a class"),
         ({"parts": (PartCount("val", 1, 1, (), 0),) * 2}, "names a part twice"),
+        (signs(SignCount("Jane", 1, 1, 1, 1)), "names a sign that Fovea does not know"),
+        # A sign of another task says what the site holds beside this one.
+        (signs(SignCount("microaneurysm", 1, 1, 1, 1)), "names a sign that Fovea does not know"),
+        (signs(*[SignCount("mass", 1, 1, 1, 1)] * 2), "names a sign twice"),
+        (signs(SignCount("mass", 3, 3, 4, 3)), "a sign more often than it is known"),
+        (signs(SignCount("mass", 3, 3, 3, 4)), "a sign more often than it is known"),
+        (signs(SignCount("mass", 6, 3, 1, 1)), "a sign more often than it is known"),
+        (signs(SignCount("mass", 3, 3, 1, -1)), "a count below zero"),
     ],
 )
 def test_a_card_with_words_that_fovea_does_not_write_stays(

@@ -10,18 +10,14 @@ from scipy.stats import spearmanr
 from common.metrics.conformal import coverage_floor
 from common.metrics.novelty import FEWEST_PATIENTS
 from common.package.answers import nonconformities, questions, right_answers
-from common.package.calibrating import (
-    NotKnown,
-    Novelty,
-    calibrate,
-    concept_association,
-    learn_novelty,
-    measured_coverage,
-    prediction_sets,
-)
+from common.package.calibrating import calibrate
+from common.package.familiarity import Novelty, learn_novelty
+from common.package.known import NotKnown
+from common.package.prediction_sets import measured_coverage, prediction_sets
 from common.package.promise import promise
 from common.package.responses import Responses
 from common.package.schema import Calibration, Conformal
+from common.package.sign_association import concept_association
 from common.tasks import Task
 
 MakeResponses = Callable[..., Responses]

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from common.errors import ModelError
 from common.package import onnx_export
-from common.package.loading import LoadedModel, network_input
+from common.package.loading import LoadedModel, network_input, open_package
 from common.package.onnx_export import OUTPUTS, TOLERANCE, difference, export_onnx
 from common.package.onnx_model import OnnxModel, open_onnx
 from common.package.writing import write_package
@@ -90,6 +90,7 @@ def test_the_file_says_what_it_is_of(model: LoadedModel, exported: OnnxModel, fi
     about = exported.about
     assert (about.run, about.round, about.task) == ("small", 3, "chestx")
     assert about.weights_sha256 == model.package.weights_sha256
+    assert about.package_digest == model.package.digest
     assert about.labels == model.task("chestx").labels
     assert about.concepts == model.task("chestx").concepts
     assert about.preprocess == model.about("chestx").preprocess
@@ -148,6 +149,7 @@ def test_a_file_of_one_picture_of_grades_takes_exactly_one(
     expected = model.predict("retina", network_input(drawn(1, 3))).output.class_logits.numpy()
     np.testing.assert_allclose(found["class_logits"], expected, rtol=1e-4, atol=1e-5)
     assert exported.about.class_names == model.task("retina").class_names
+    assert exported.about.package_digest == open_package(folder).package.digest != ""
     with pytest.raises(ModelError, match="exactly 1 pictures"):
         exported.run(drawn(2, 3))
 

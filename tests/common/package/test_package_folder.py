@@ -1,5 +1,6 @@
 """A package is written whole, opened without a configuration, and refused when it is not itself."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -80,10 +81,9 @@ def test_no_pretrained_weights_are_asked_for(
     whole = package.model_copy(update={"model": config})
     written = write_package(tmp_path / "p", network, whole, novelty)
     assert written.model.encoder.pretrained is False
-    path = tmp_path / "p" / MODEL_FILE
-    content = json.loads(path.read_text())
-    content["model"]["encoder"]["pretrained"] = missing
-    path.write_text(json.dumps(content))
+    model = json.loads(written.model.model_dump_json())
+    model["encoder"]["pretrained"] = missing
+    change(tmp_path / "p", model=model)
     open_package(tmp_path / "p")
 
 
@@ -177,8 +177,12 @@ def test_changed_or_missing_arrays_are_refused(folder: Path, name: str) -> None:
 
 
 def change(folder: Path, **values: object) -> None:
-    content = json.loads((folder / MODEL_FILE).read_text())
-    (folder / MODEL_FILE).write_text(json.dumps(content | values))
+    """Change values of a package as whoever means to: with a digest that fits them."""
+    content = json.loads((folder / MODEL_FILE).read_text()) | values
+    del content["digest"]
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    content["digest"] = hashlib.sha256(text.encode()).hexdigest()
+    (folder / MODEL_FILE).write_text(json.dumps(content))
 
 
 def test_another_version_s_file_is_refused(folder: Path) -> None:

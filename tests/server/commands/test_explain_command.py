@@ -101,6 +101,23 @@ def test_the_json_beside_a_page_is_the_whole_explanation(
     assert "a.html" in done.stdout
 
 
+def test_a_folder_s_maps_are_held_against_as_many_random_orders_as_asked_for(
+    package: Path, pictures: Path, tmp_path: Path
+) -> None:
+    done = explain(
+        package, pictures, "--task", "pathoscan", "--out", tmp_path / "out", "--random-orders", 2
+    )
+
+    assert done.exit_code == 3, done.output
+    own = read_explanation(tmp_path / "out" / "a.json").findings[0].methods[0]
+    assert own.faithfulness is not None
+    assert len(own.faithfulness.random_areas) == 2
+    assert own.stability is not None
+    assert len(own.stability.other_pictures) == 1  # the third file is no picture
+    refused = explain(package, pictures, "--task", "pathoscan", "--random-orders", 1)
+    assert refused.exit_code == 2
+
+
 def test_dicom_and_an_experts_region_are_taken(package: Path, tmp_path: Path) -> None:
     save_dicom(tmp_path / "IM0001")
     mask = np.zeros((80, 80), dtype=np.uint8)

@@ -16,16 +16,19 @@ from common.config_file import load_config
 from common.datasets.phantom_source import open_phantom
 from common.datasets.prepare import prepare_shard
 from common.datasets.shard import Shard
-from common.errors import DataError, RunError
+from common.errors import DataError, ModelError, RunError
 from common.flavour.pictures import frame_of
 from common.model.arrays import array_names, read_arrays
 from common.model.network import Network, build_network
 from common.package.loading import network_input, open_package
 from common.package.schema import FLAVOUR_FILES, Calibration, ModelPackage
 from server.exchange.participation import Outcome, Status, Verdict
+from server.journal.journal import Journal
+from server.measuring.central_eval import CentralEvaluation
 from server.record.checkpoint import ModelFiles, save_model
-from server.record.summary import RoundEntry, SiteRoundEntry, Summary
+from server.record.summary import RoundEntry, SiteRoundEntry, Summary, read_summary
 from server.rounds.coordinate import RunResult
+from server.rounds.round_report import RoundReport, SiteRound
 from server.run.composition import check_plan, conduct
 from server.run.packaging import package_run
 
@@ -38,6 +41,7 @@ SMALL = [
     "data.reference_split={selection: 0.2, calibration: 0.4, gate: 0.4}",
     "evaluation.bootstrap_replicates=100",
     "evaluation.overlays_per_task=1",
+    "evaluation.method_pictures=0",
 ]
 TASKS = ("chestx", "retina")
 
@@ -113,13 +117,14 @@ def keep_models(config: RunConfig, out: Path) -> dict[str, np.ndarray]:
 
 
 def rounds_of(make_summary: MakeSummary, *, examples: int | None = 80) -> list[RoundEntry]:
-    """Round 0, and two rounds in which north answers always and harbour only in the second."""
+    """Round 0, and two rounds: north and valley answer always, harbour only in the second."""
     summary = make_summary(skills=(0.0, 0.3, 0.6))
     north, harbour = summary.rounds[1].sites
     north = north.model_copy(update={"num_examples": examples})
     joined = SiteRoundEntry(**harbour.model_dump() | {"outcome": Outcome.ANSWERED})
     joined = joined.model_copy(update={"num_examples": 30})
-    sites = ((), (north, harbour), (north, joined))
+    valley = north.model_copy(update={"site": "valley"})
+    sites = ((), (north, harbour, valley), (north, joined, valley))
     return [
         entry.model_copy(update={"sites": each})
         for entry, each in zip(summary.rounds, sites, strict=True)
@@ -159,7 +164,8 @@ def test_the_best_model_is_packaged_with_what_its_round_measured(
     )
     # Harbour answered only in the round after the best one.
     assert (chest.sites, chest.training_pictures) == (1, 80)
-    assert (package.tasks["retina"].sites, package.tasks["retina"].training_pictures) == (0, 0)
+    assert (package.tasks["retina"].sites, package.tasks["retina"].training_pictures) == (1, 80)
+    assert package.left_out == {}
     assert chest.preprocess == config.data.preprocess["chestx"]
     assert chest.reference == (
         "32 pictures of 32 patients, the calibration part of the coordinator's reference set "
@@ -200,7 +206,7 @@ def test_each_task_is_calibrated_on_one_part_and_judged_on_another(
         assert about.novelty_limit == again.tasks[name].novelty_limit
 
 
-def test_what_the_loss_s_weights_moved_is_taken_off_where_the_head_was_trained(
+def test_what_the_loss_s_weights_moved_is_taken_off(
     config: RunConfig,
     network: Network,
     reference: Mapping[str, Shard],
@@ -219,12 +225,6 @@ def test_what_the_loss_s_weights_moved_is_taken_off_where_the_head_was_trained(
     assert retina is not None
     assert set(retina.shift.values()) == {0.0}
     assert "positive answers" not in retina.note
-    rules = config.federation.model_copy(update={"local_layers": ("heads.chestx",)})
-    local = config.model_copy(update={"federation": rules})
-    kept = packaged(local, tmp_path, rounds_of(make_summary), network, reference)
-    untrained = kept.tasks["chestx"].calibration
-    assert untrained is not None
-    assert set(untrained.shift.values()) == {0.0}
 
 
 def fitted_of(calibration: Calibration | None) -> tuple[float, dict[str, float]]:
@@ -283,7 +283,12 @@ def test_under_masks_nobody_knows_how_many_pictures_trained(
     assert (about.sites, about.training_pictures) == (1, None)
 
 
-def test_a_head_that_stays_at_the_sites_was_trained_by_none(
+def keeping(config: RunConfig, *layers: str) -> RunConfig:
+    rules = config.federation.model_copy(update={"local_layers": layers})
+    return config.model_copy(update={"federation": rules})
+
+
+def test_a_head_that_stays_at_its_sites_is_not_offered(
     config: RunConfig,
     network: Network,
     reference: Mapping[str, Shard],
@@ -291,10 +296,34 @@ def test_a_head_that_stays_at_the_sites_was_trained_by_none(
     tmp_path: Path,
 ) -> None:
     keep_models(config, tmp_path)
-    rules = config.federation.model_copy(update={"local_layers": ("heads.chestx",)})
-    local = config.model_copy(update={"federation": rules})
-    about = packaged(local, tmp_path, rounds_of(make_summary), network, reference).tasks["chestx"]
-    assert (about.sites, about.training_pictures) == (0, 0)
+    local = keeping(config, "heads.chestx")
+    package = packaged(local, tmp_path, rounds_of(make_summary), network, reference)
+    assert set(package.tasks) == {"retina"}
+    assert set(package.left_out) == {"chestx"}
+    opened = open_package(tmp_path)
+    assert set(opened.network.tasks) == set(opened.novelty) == {"retina"}
+    with pytest.raises(ModelError, match=r"does not answer task chestx: Its head.*local_layers"):
+        opened.about("chestx")
+    # The other task is what it is in a package of both.
+    whole = packaged(config, tmp_path, rounds_of(make_summary), network, reference)
+    assert package.tasks["retina"] == whole.tasks["retina"]
+
+
+def test_a_model_in_which_no_head_was_trained_is_not_packaged(
+    config: RunConfig,
+    network: Network,
+    reference: Mapping[str, Shard],
+    make_summary: MakeSummary,
+    tmp_path: Path,
+) -> None:
+    keep_models(config, tmp_path)
+    for local in (
+        keeping(config, "heads.chestx", "heads.retina.parts"),
+        keeping(config, "trunk.transformer"),
+    ):
+        with pytest.raises(ModelError, match=r"no task of it could be .* chestx: .*retina: "):
+            packaged(local, tmp_path, rounds_of(make_summary), network, reference)
+    assert not (tmp_path / "model" / "package").exists()
 
 
 def test_a_run_without_a_model_has_no_package(
@@ -325,11 +354,38 @@ def test_a_model_file_that_says_no_round_is_refused(
 
 
 def conducted(
-    config: RunConfig, network: Network, reference: Mapping[str, Shard], out: Path
+    config: RunConfig,
+    network: Network,
+    reference: Mapping[str, Shard],
+    out: Path,
+    *,
+    trained: tuple[str, ...] = ("north", "valley"),
 ) -> Summary:
+    """Conduct a run of one round in which these sites have answered."""
+
+    def federate(_evaluator: CentralEvaluation, journal: Journal) -> RunResult:
+        sites = tuple(
+            SiteRound(site.name, site.task, Outcome.ANSWERED, "", 80, {"total": 0.9})
+            for site in config.sites
+            if site.name in trained
+        )
+        journal.keep_round(
+            RoundReport(
+                server_round=1,
+                sites=sites,
+                changed_model=True,
+                central=None,
+                is_best=True,
+                model={},
+                evaluations_before={},
+                wall_s=1.0,
+            )
+        )
+        return finished(out)
+
     return conduct(
         config,
-        lambda _evaluator, _journal: finished(out),
+        federate,
         network=network,
         reference=reference,
         out=out,
@@ -358,6 +414,10 @@ def test_a_run_ends_with_its_package_on_disk_in_the_summary_and_in_mlflow(
     assert summary.verdict is Status.COMPLETE
     assert summary.reasons == ()
     assert summary.files["model package"] == "model/package/model.json"
+    assert summary.package is not None
+    about = open_package(out, expected_digest=summary.package.digest).package
+    assert summary.package.tasks == tuple(about.tasks) == TASKS
+    assert read_summary(out / "summary.json").package == summary.package
     client = MlflowClient(tracking_uri=f"sqlite:///{out / 'mlflow.db'}")
     kept = client.list_artifacts(summary.tracking.run_id, "model/package")
     assert {Path(file.path).name for file in kept} == {
@@ -366,6 +426,8 @@ def test_a_run_ends_with_its_package_on_disk_in_the_summary_and_in_mlflow(
         "novelty.safetensors",
         *FLAVOUR_FILES,
     }
+    run = client.get_run(summary.tracking.run_id)
+    assert run.data.tags["fovea.package_digest"] == summary.package.digest
     # What MLflow keeps opens like the run's own folder.
     artifacts = out / "mlartifacts" / summary.tracking.run_id / "artifacts"
     assert open_package(artifacts).package == open_package(out).package
@@ -381,6 +443,37 @@ def test_mlflow_loads_the_model_of_a_run_that_has_ended(
     (row,) = loaded.predict(pictures, params={"task": "chestx"}).to_dict("records")
     assert row["failure"] == ""
     assert row["maps"]
+    assert summary.package is not None
+    assert loaded.metadata.metadata["package_digest"] == summary.package.digest
+
+
+def test_a_task_that_the_package_leaves_out_is_named_with_the_verdict(
+    config: RunConfig,
+    network: Network,
+    reference: Mapping[str, Shard],
+    ended: tuple[Path, Summary],
+    tmp_path: Path,
+) -> None:
+    keep_models(config, tmp_path)
+    uri = f"sqlite:///{ended[0] / 'mlflow.db'}"  # another database would take seconds to make
+    tracked = config.model_copy(
+        update={"tracking": config.tracking.model_copy(update={"uri": uri})}
+    )
+    summary = conducted(tracked, network, reference, tmp_path, trained=("north",))
+    assert summary.verdict is Status.COMPLETE
+    assert summary.package is not None
+    assert summary.package.tasks == ("chestx",)
+    why = summary.package.left_out["retina"]
+    assert "No site had trained its head" in why
+    assert summary.reasons == (f"the package does not answer task retina: {why}",)
+    model = mlflow.pyfunc.load_model(str(tmp_path / "model" / "package"))
+    pictures = frame_of(np.full((1, 64, 64, 3), 90, np.uint8))
+    assert model.predict(pictures, params={"task": "chestx"})["failure"].tolist() == [""]
+    # Pictures of the other task must not be answered by the one that is left.
+    with pytest.raises(ModelError, match="has the tasks chestx, and not retina: No site had"):
+        model.predict(pictures)
+    with pytest.raises(ModelError, match="does not answer task retina: No site had trained"):
+        model.predict(pictures, params={"task": "retina"})
 
 
 def test_a_package_that_cannot_be_made_leaves_verdict_and_summary(

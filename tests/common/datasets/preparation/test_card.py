@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -80,3 +81,75 @@ def test_the_table_shows_every_class_and_total(card: DataCard) -> None:
     assert "| Effusion | 2 (2) | 0 (0) | 0 (0) |" in table
     assert "| **all** | 4 (3) | 0 (0) | 0 (0) |" in table
     assert "| lesion_box | 2 | 1 | 25.0 % |" in table
+
+
+@pytest.fixture
+def card_of_signs(
+    make_case: Callable[..., Case],
+    held_source: Callable[..., Source],
+    data_config: DataConfig,
+    tmp_path: Path,
+) -> DataCard:
+    spot = np.zeros((40, 40), dtype=np.bool_)
+    spot[10:30, 10:30] = True
+    exudate = CaseRegion(kind="lesion_mask", name="hard_exudate", label=0, mask=spot)
+    told: list[tuple[str, bool]] = [("haemorrhage", True), ("hard_exudate", False)]
+    cases = [
+        make_case(0, regions=(exudate,), targets=(2.0,)),
+        make_case(1, regions=(exudate,), targets=(2.0,), patient="p0"),
+        replace(make_case(2, targets=(2.0,)), signs=tuple(told)),
+        make_case(3),
+    ]
+    shard = prepare_shard(
+        held_source(cases),
+        task=task_named("retina"),
+        parts={"train": 1.0, "val": 0.0, "test": 0.0},
+        data=data_config,
+        seed=0,
+        out=tmp_path / "signs",
+    )
+    return shard.card
+
+
+def test_signs_are_counted_where_they_are_known_and_where_they_are_shown(
+    card_of_signs: DataCard,
+) -> None:
+    train, val, _ = card_of_signs.parts
+    counts = {
+        s.name: (s.known_pictures, s.known_patients, s.shown_pictures, s.shown_patients)
+        for s in train.signs
+    }
+    assert counts == {
+        "microaneurysm": (0, 0, 0, 0),  # nobody has looked for it
+        "haemorrhage": (1, 1, 1, 1),
+        "hard_exudate": (3, 2, 2, 1),  # two pictures of one patient, denied of another
+        "soft_exudate": (0, 0, 0, 0),
+        "neovascularisation": (0, 0, 0, 0),
+    }
+    assert [sign.known_pictures for sign in val.signs] == [0] * 5
+
+
+def test_signs_of_all_parts_add_up(card_of_signs: DataCard) -> None:
+    part = card_of_signs.parts[0]
+    twice = replace(card_of_signs, parts=(part, part, replace(part, signs=())))
+    exudate = {sign.name: sign for sign in twice.signs}["hard_exudate"]
+    assert (exudate.known_pictures, exudate.known_patients) == (6, 4)
+    assert (exudate.shown_pictures, exudate.shown_patients) == (4, 2)
+    assert [sign.name for sign in card_of_signs.signs] == [sign.name for sign in part.signs]
+
+
+def test_the_table_says_of_how_many_a_sign_is_known(card_of_signs: DataCard) -> None:
+    table = card_of_signs.as_table()
+    assert "| hard_exudate | 2 of 3 (1 of 2) | 0 of 0 (0 of 0) | 0 of 0 (0 of 0) |" in table
+    former = replace(card_of_signs.parts[0], signs=())
+    mixed = replace(card_of_signs, parts=(former, *card_of_signs.parts[1:]))
+    assert "| hard_exudate | not counted | 0 of 0 (0 of 0) |" in mixed.as_table()
+
+
+def test_a_card_from_before_signs_were_counted_is_read(card_of_signs: DataCard) -> None:
+    values = json.loads(card_of_signs.as_json())
+    for part in values["parts"]:
+        del part["signs"]
+    card = card_from_dict(values)
+    assert card.parts[0].signs == ()
+    assert "sign:" not in card.as_table()
