@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from client.audit_pack.schema import PACK_FILE, Localised, Measured, Pack, PackPicture
 from common.errors import DataError
-from common.pages.answer import SUPPORT
+from common.pages.answer import SETTLED, SUPPORT
 from common.pages.figures import capital
 from common.pages.page import whole_page
 from common.pages.sheet import Sheet
@@ -52,17 +52,23 @@ def index_page(pack: Pack) -> str:
     sheet = Sheet(json.loads(pack.model_dump_json()))
     parts = (
         _header(sheet, pack),
+        _pictures(sheet, pack),
         _coverage(sheet, pack),
         _novel(sheet, pack),
-        _classes(sheet, "How often it is right", "/classes", [one.auroc for one in pack.classes]),
+        _classes(
+            sheet,
+            "How often it is right",
+            "/classes",
+            [one.auroc for one in pack.classes],
+            of="Question",
+        ),
         _average(sheet, pack),
         _localised(sheet, "Where it looks, and experts' regions", "/localisation", pack)
         or "<h2>Where it looks</h2><p>No picture of this part has an expert's region.</p>",
-        _classes(sheet, "Signs", "/concepts", [one.auroc for one in pack.concepts])
+        _classes(sheet, "Signs", "/concepts", [one.auroc for one in pack.concepts], of="Sign")
         or "<h2>Signs</h2><p>This site has no labels of signs that the model sees.</p>",
         _localised(sheet, "Where it sees signs", "/concept_localisation", pack),
         _disagreements(sheet, pack),
-        _pictures(sheet, pack),
     )
     title = escape(f"Audit pack – {pack.title}")
     body = f"<main>{''.join(parts)}</main><footer>{SUPPORT}</footer>"
@@ -120,7 +126,7 @@ def _novel(sheet: Sheet, pack: Pack) -> str:
     return f"{heading}{said}.</p>"
 
 
-def _classes(sheet: Sheet, heading: str, at: str, figures: Sequence[Measured]) -> str:
+def _classes(sheet: Sheet, heading: str, at: str, figures: Sequence[Measured], *, of: str) -> str:
     rows = [
         [
             sheet.words(f"{at}/{n}/name", "finding"),
@@ -130,7 +136,7 @@ def _classes(sheet: Sheet, heading: str, at: str, figures: Sequence[Measured]) -
         ]
         for n, auroc in enumerate(figures)
     ]
-    heads = ("", "AUROC", "95 % interval", "Pictures", "Positive", "Positive patients")
+    heads = (of, "AUROC", "95 % interval", "Pictures", "Positive", "Positive patients")
     return f"<h2>{heading}</h2>{_table(heads, rows)}" if rows else ""
 
 
@@ -159,7 +165,7 @@ def _localised(sheet: Sheet, heading: str, at: str, pack: Pack) -> str:
         is_lacking = one.pointing_hit.low is None and one.pointing_hit.note != ""
         note = sheet.words(f"{at}/{n}/pointing_hit/note") if is_lacking else ""
         rows.append([*row, f'{cases}<br><span class="faint">{note}</span>' if note else cases])
-    heads = ("", "Peak inside", "Evidence inside", "Overlap at equal area", "Cases")
+    heads = ("Map of", "Peak inside", "Evidence inside", "Overlap at equal area", "Cases")
     return f"<h2>{heading}</h2>{_table(heads, rows)}" if rows else ""
 
 
@@ -206,7 +212,9 @@ def _standing(one: PackPicture) -> str:
         return '<span aria-hidden="true">▲</span> unlike the pictures it knows'
     if one.is_sure is None:
         return "no prediction set"
-    return "one answer left" if one.is_sure else '<span aria-hidden="true">◐</span> not sure'
+    if one.is_sure:
+        return f'<span aria-hidden="true">●</span> sure: {SETTLED}'
+    return '<span aria-hidden="true">◐</span> not sure'
 
 
 def _measured(sheet: Sheet, at: str, figure: Measured, form: str) -> tuple[str, str, str]:

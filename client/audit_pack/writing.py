@@ -11,26 +11,25 @@ from pathlib import Path
 
 import numpy as np
 
+from client.audit_pack.folder import take_folder, write_text
 from client.audit_pack.measures import Measurements, measure_here
-from client.audit_pack.page import index_page, with_labels
-from client.audit_pack.pictures import labels_of, neutral_name, shard_picture
+from client.audit_pack.page import index_page
+from client.audit_pack.picture_page import other_pictures, picture_page
+from client.audit_pack.pictures import neutral_name
 from client.audit_pack.schema import FORMAT, PACK_FILE, Pack, PackPicture
-from client.home.ownership import FOLDER_MODE, as_owner, make_folder
 from common.config import PreprocessConfig
 from common.datasets.shard import Shard
-from common.errors import DataError, FoveaError, ModelError
+from common.errors import DataError, ModelError
 from common.explain import EXPLAINERS
+from common.explaining.asked import Trust
 from common.explaining.explain_picture import explain_picture, lineage
 from common.explaining.jobs import INDEX
-from common.explaining.methods import Trust
+from common.explaining.picture_file import PreparedPicture
+from common.explanation.schema import Explanation
 from common.package.loading import LoadedModel
-from common.pages.page import render
 from common.registry import unknown_name
 from common.seed import derive_seed
 from common.tasks import Task
-from common.whole_file import write_whole
-
-FILE_MODE = 0o600
 
 
 @dataclass(frozen=True)
@@ -76,29 +75,40 @@ def write_audit_pack(
             raise ModelError(unknown_name("explanation method", name, dict.fromkeys(EXPLAINERS)))
     task = fitting_task(model, shard)
     notes, rows = _notes(shard, asked, model.about(task.name).preprocess), shard.indices(asked.part)
-    _take_folder(out)  # before minutes of work
+    take_folder(out)  # before minutes of work
     found = measure_here(model, shard, asked.part, task=task)
     chosen = _chosen(found, len(rows), asked.pictures, seed=model.package.seed, task=task)
+    others = None if asked.trust == "none" else other_pictures(shard, rows, task=task)
+
+    def explain(picture: PreparedPicture) -> Explanation:
+        return explain_picture(
+            model,
+            picture,
+            task=task.name,
+            now=now(),
+            methods=asked.methods,
+            trust=asked.trust,
+            others=others,
+        )
+
     progress(0, len(chosen))
     shown = []
     for place, is_disagreement in chosen:
         shown.append(
-            _explained(
-                model,
+            picture_page(
+                explain,
                 shard,
                 int(rows[place]),
-                asked,
                 name=neutral_name(place),
                 is_disagreement=is_disagreement,
                 task=task,
                 out=out,
-                now=now,
             )
         )
         progress(len(shown), len(chosen))
     pack = _pack(model, asked, found, tuple(shown), task=task, notes=notes, now=now())
-    _write(out / PACK_FILE, f"{pack.model_dump_json(indent=1)}\n")
-    _write(out / f"{INDEX}.html", index_page(pack))
+    write_text(out / PACK_FILE, f"{pack.model_dump_json(indent=1)}\n")
+    write_text(out / f"{INDEX}.html", index_page(pack))
     return pack
 
 
@@ -108,6 +118,11 @@ def fitting_task(model: LoadedModel, shard: Shard) -> Task:
     Raises DataError where task, labels, signs or size of pictures differ, naming both.
     """
     tasks = model.package.tasks
+    if why := model.package.left_out.get(shard.task):
+        raise DataError(
+            f"the model of run {model.package.run} does not answer task {shard.task}: {why} "
+            "Ask the coordinator for another model."
+        )
     if shard.task not in tasks:
         raise DataError(
             f"the pictures here are of task {shard.task}, the model of run {model.package.run} "
@@ -130,19 +145,6 @@ def fitting_task(model: LoadedModel, shard: Shard) -> Task:
     return model.task(shard.task)
 
 
-def _take_folder(out: Path) -> None:
-    make_folder(out)
-    with as_owner(out):
-        if any(out.iterdir()):
-            raise DataError(f"{out}: is not empty. Name another folder, or remove this one.")
-        out.chmod(FOLDER_MODE)  # it may have been there before
-
-
-def _write(path: Path, text: str) -> None:
-    with as_owner(path.parent):
-        write_whole(path, text.encode(), mode=FILE_MODE)
-
-
 def _chosen(
     found: Measurements, total: int, wanted: int, *, seed: int, task: Task
 ) -> list[tuple[int, bool]]:
@@ -154,51 +156,6 @@ def _chosen(
     rng = np.random.default_rng(derive_seed(seed, "audit pack pictures", task.name))
     drawn = rng.choice(others, size=min(wanted - len(worst), len(others)), replace=False)
     return [(place, True) for place in worst] + [(place, False) for place in sorted(drawn.tolist())]
-
-
-def _explained(
-    model: LoadedModel,
-    shard: Shard,
-    index: int,
-    asked: Asked,
-    *,
-    name: str,
-    is_disagreement: bool,
-    task: Task,
-    out: Path,
-    now: Callable[[], datetime],
-) -> PackPicture:
-    """Write a picture's page; one that cannot be explained says why, the others go on."""
-    labels = labels_of(shard, index, task=task)
-    page, answer, failure = f"{name}.html", "", ""
-    is_novel: bool | None = None
-    is_sure: bool | None = None
-    try:
-        picture = shard_picture(shard, index, name=name, task=task)
-        made = explain_picture(
-            model, picture, task=task.name, now=now(), methods=asked.methods, trust=asked.trust
-        )
-        html = with_labels(
-            render(made, picture.image), labels, has_region=picture.region is not None
-        )
-        _write(out / f"{name}.json", f"{made.model_dump_json(indent=1)}\n")
-        _write(out / page, html)
-    except FoveaError as error:
-        page, failure = "", str(error)
-    else:
-        answer = made.answer
-        is_novel = None if made.novelty is None else made.novelty.is_novel
-        is_sure = None if made.prediction_set is None else made.prediction_set.is_sure
-    return PackPicture(
-        name=name,
-        chosen_as="disagreement" if is_disagreement else "drawn",
-        page=page,
-        labels=labels,
-        answer=answer,
-        is_novel=is_novel,
-        is_sure=is_sure,
-        failure=failure,
-    )
 
 
 def _pack(

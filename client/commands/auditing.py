@@ -14,7 +14,7 @@ from common.errors import ConfigError
 from common.printable import printable
 
 if TYPE_CHECKING:
-    from common.explaining.methods import Trust
+    from common.explaining.asked import Trust
 
 ALL = "all"
 PARTS = ("train", "val", "test")

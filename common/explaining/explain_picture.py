@@ -1,31 +1,37 @@
 """One picture and one model: everything an explanation holds, from a single forward pass on."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import numpy as np
 
 from common.errors import ModelError
 from common.explain import EXPLAINERS
-from common.explaining.methods import CELLS, Question, Trust, with_methods
+from common.explaining.asked import RANDOM_ORDERS, Trust
+from common.explaining.certainty import (
+    answers_of,
+    calibrated_on,
+    novelty_of,
+    set_of,
+    why_no_set,
+)
+from common.explaining.methods import CELLS, with_methods
+from common.explaining.other_pictures import OtherPictures
 from common.explaining.own_map import Seen, findings, logit_of, seen
 from common.explaining.picture_file import PreparedPicture
+from common.explaining.question import Question
 from common.explaining.signs import signs
+from common.explaining.trusting import Measuring
 from common.explanation.derived import (
     answer_words,
-    class_answers,
     described,
-    grade_answers,
-    is_settled,
-    member,
 )
 from common.explanation.rationale import rationale
 from common.explanation.schema import (
     Explanation,
     Finding,
     Lineage,
-    Novelty,
     Picture,
     PredictionSet,
     Region,
@@ -34,8 +40,6 @@ from common.explanation.where import regions_of
 from common.explanation.written import written, written_all
 from common.metrics.geometry import cell_coverage
 from common.package.loading import LoadedModel, network_input
-from common.package.prediction import Prediction
-from common.package.promise import promise
 from common.package.schema import TaskPackage
 from common.registry import unknown_name
 from common.seed import derive_seed
@@ -51,6 +55,8 @@ def explain_picture(
     methods: Sequence[str] = (),
     trust: Trust = "none",
     expand: Sequence[str] | None = None,
+    random_orders: int = RANDOM_ORDERS,
+    others: OtherPictures | None = None,
 ) -> Explanation:
     """Predict and explain one picture.
 
@@ -66,15 +72,20 @@ def explain_picture(
         methods: Names of ``EXPLAINERS`` beside the model's own map.
         trust: Whether faithfulness and stability are measured of no map, the own, or all.
         expand: Findings that methods and trust are for, instead of those above.
+        random_orders: Of removal, that faithfulness is held against; each costs 17 forward passes
+            for each finding.
+        others: Pictures whose maps stability is held against; None: there are none.
 
     Raises:
         ModelError: The model does not have the task, a finding or a method of that name, or its
             numbers for this picture are not finite.
+        DataError: Fewer than ``FEWEST_ORDERS`` random orders.
     """
     wanted, about = model.task(task), model.about(task)
     for name in methods:
         if name not in EXPLAINERS:
             raise ModelError(unknown_name("explanation method", name, dict.fromkeys(EXPLAINERS)))
+    measuring = Measuring(trust=trust, random_orders=random_orders, others=others)
     images = network_input(picture.image[None])
     begun = time.perf_counter()
     prediction = model.predict(task, images)
@@ -96,8 +107,8 @@ def explain_picture(
         concepts=signs(numbers, task=wanted, association=about.concept_association),
         seconds=seconds,
     )
-    answers = _answers(wanted, found)
-    prediction_set = _prediction_set(prediction, about, wanted, found=found, answers=answers)
+    answers = answers_of(wanted, found)
+    prediction_set = set_of(prediction, about, wanted, found=found, answers=answers)
     chosen: tuple[str, ...] = ()
     if methods or trust != "none":
         chosen = _chosen(found, expand, wanted, prediction_set)
@@ -107,20 +118,21 @@ def explain_picture(
                 Question(
                     network=model.network,
                     image=images,
+                    sha256=picture.sha256,
                     task=wanted,
                     logit=logit_of(wanted, place),
                     threshold=finding.threshold,
                     seed=derive_seed(model.package.seed, "explain", task),
                 ),
                 methods=tuple(methods),
-                trust=trust,
+                measuring=measuring,
                 roi=roi,
             )
             if finding.name in chosen
             else finding
             for place, finding in enumerate(found)
         )
-    novelty = _novelty(prediction, about)
+    novelty = novelty_of(prediction, about)
     without_words = Explanation(
         format=1,
         made_at=now.astimezone(UTC).isoformat(timespec="seconds"),
@@ -147,8 +159,11 @@ def explain_picture(
         findings=found,
         expanded=chosen,
         prediction_set=prediction_set,
+        why_no_set=why_no_set(about) if prediction_set is None else "",
         novelty=novelty,
         is_calibrated=about.calibration is not None,
+        why_not_calibrated=about.why_not_calibrated,
+        calibrated_on=calibrated_on(about.calibration),
         temperature=temperature,
         roi=roi,
         rationale=(),
@@ -183,52 +198,6 @@ def _chosen(
     return tuple(name for name in names if name in expand)
 
 
-def _answers(task: Task, found: Sequence[Finding]) -> dict[str, float]:
-    """Return the probability of each answer where answers exclude each other."""
-    if task.kind == "ordinal":
-        return grade_answers(task.labels, [finding.probability for finding in found])
-    return class_answers(task.labels, found[0].probability) if task.kind == "binary" else {}
-
-
-def _prediction_set(
-    prediction: Prediction,
-    about: TaskPackage,
-    task: Task,
-    *,
-    found: Sequence[Finding],
-    answers: Mapping[str, float],
-) -> PredictionSet | None:
-    calibration = about.calibration
-    if prediction.sets is None or calibration is None or calibration.conformal is None:
-        return None
-    sets = prediction.sets[0]
-    is_multi = task.kind == "multi-label"
-    members = tuple(
-        member(one.question, word) if is_multi else word for one in sets for word in one.members
-    )
-    questions = tuple(one.question for one in sets)
-    return PredictionSet(
-        members=members,
-        questions=questions,
-        coverage=calibration.conformal.coverage,
-        calibration_pictures=min(calibration.conformal.pictures.values()),
-        is_sure=is_settled(
-            task.kind, findings=found, answers=answers, members=members, questions=questions
-        ),
-        promise=promise(calibration.conformal, task),
-    )
-
-
-def _novelty(prediction: Prediction, about: TaskPackage) -> Novelty | None:
-    if prediction.distance is None or prediction.is_novel is None or about.novelty_limit is None:
-        return None
-    return Novelty(
-        score=written(prediction.distance[0]),
-        limit=written(about.novelty_limit),
-        is_novel=bool(prediction.is_novel[0]),
-    )
-
-
 def _region(picture: PreparedPicture) -> Region | None:
     """Return the expert's region as the coverage of at most 64 x 64 cells."""
     if picture.region is None:
@@ -250,4 +219,5 @@ def lineage(model: LoadedModel, about: TaskPackage) -> Lineage:
         training_pictures=about.training_pictures,
         reference=about.reference,
         versions=package.versions,
+        package_digest=package.digest,
     )

@@ -141,6 +141,8 @@ def _own_method(values: NDArray[np.float64], *, roi: Region | None, seconds: flo
         seconds=seconds,
         energy_in_roi=None if roi is None else energy_in_region(own, roi),
         agreement=None,
+        completeness=None,
         faithfulness=None,
         stability=None,
+        unmeasured="",
     )

@@ -98,7 +98,7 @@ def chest(rows: NDArray[np.float64], columns: NDArray[np.float64], extent: Exten
         depth_of_cell=np.broadcast_to(peripheral, (len(rows), len(columns))),
         wider={f"{side} side": _starting(names, side) for side in sides} | both,
         frame="the patient's sides (the picture is taken to be frontal, the patient's right on its "
-        "left) and thirds of the picture's height; lungs and heart were not outlined",
+        "left) and thirds of the picture's height, not against outlines of lungs and heart",
     )
 
 

@@ -9,12 +9,12 @@ from itertools import pairwise
 import numpy as np
 
 from common.explanation.schema import (
-    Faithfulness,
     Finding,
     GridMap,
     Novelty,
     PredictionSet,
     Region,
+    Stability,
 )
 from common.explanation.written import written
 from common.metrics.geometry import area_means
@@ -176,17 +176,32 @@ def area(shares: Sequence[float], curve: Sequence[float]) -> float:
     return sum((right - left) * (high + low) / 2 for (left, low), (right, high) in pairwise(points))
 
 
-def beats_chance(curves: Faithfulness) -> bool:
-    """Say whether a map is more faithful than the random order by deletion and by insertion.
+def beaten_orders(
+    shares: Sequence[float],
+    deletion: Sequence[float],
+    insertion: Sequence[float],
+    random_areas: Sequence[float],
+) -> int:
+    """Return how many random orders a map beats, by deletion and by insertion.
 
-    Of one picture with one random order that is little: a map of noise was so in 4 of 10 (200 draws
-    on a network of one linear layer).
+    A random order has one area for both, see ``Faithfulness``. Each of ten was beaten by none of 72
+    maps of noise and by 6 of 72 smooth hills at random places, on a small trained network.
+
+    Raises ValueError when shares and curves are not equally long.
     """
-    deletion = area(curves.shares, curves.deletion)
-    insertion = area(curves.shares, curves.insertion)
-    return deletion < area(curves.shares, curves.random_deletion) and insertion > area(
-        curves.shares, curves.random_insertion
-    )
+    least, most = area(shares, deletion), area(shares, insertion)
+    return sum(least < by_chance < most for by_chance in random_areas)
+
+
+def follows_picture(measured: Stability) -> bool | None:
+    """Say whether a map stays more alike under every small change than other pictures' maps are.
+
+    None where there is no other picture to tell.
+    """
+    if not measured.other_pictures:
+        return None
+    changes = (measured.noise, measured.brightness, measured.shift, measured.flip)
+    return min(one for one in changes if one is not None) > max(measured.other_pictures)
 
 
 def spoken_name(name: str) -> str:

@@ -77,6 +77,9 @@ class Lineage(Part):
     training_pictures: Count | None  # None: sums under masks do not tell
     reference: str  # one line on the set it was calibrated on
     versions: dict[str, str]
+    # Of the whole model package, calibration included (common/package/digest.py): by it a reader
+    # can tell whether the package was changed. "": the model was never packaged.
+    package_digest: str = ""
 
 
 class Where(Part):
@@ -101,9 +104,14 @@ class Faithfulness(Part):
     shares: tuple[Share, ...]
     deletion: tuple[Share, ...]
     insertion: tuple[Share, ...]
-    # The same in one random order, which a map of noise beats about as often as not.
+    # Chance: the mean over random orders, and the area of each. Insertion follows the reverse of
+    # deletion's order, so that its curve is the other's read backwards and the area is the same.
     random_deletion: tuple[Share, ...]
     random_insertion: tuple[Share, ...]
+    random_areas: Annotated[tuple[Share, ...], Field(min_length=1)]
+    # Random orders that the map beats by deletion and by insertion. A map of noise beats each of n
+    # in at most one picture of n, where n is their number.
+    beaten_orders: Count
 
 
 class Stability(Part):
@@ -113,6 +121,20 @@ class Stability(Part):
     brightness: float
     shift: float
     flip: float | None  # None: the task's anatomy does not allow it
+    # The same between this map and the method's maps of other pictures: what a map reaches that
+    # does not follow its picture, such as one of a few small spots. One value per other picture.
+    other_pictures: tuple[float, ...]
+    others: str  # which pictures those are, or why there are none, as a page words it
+
+
+class Completeness(Part):
+    """How far the parts of a map add up to what they are parts of; in logits, for this picture."""
+
+    parts: float  # Σ over all pixels, signed
+    constants: float  # what biases keep and no pixel shows; 0 for methods that give them nothing
+    whole: float  # what parts and constants should add up to
+    of: str  # what the whole is, as a page words it
+    gap: Annotated[float, Field(ge=0)]  # |parts + constants - whole| / max(|whole|, 0.1)
 
 
 class Method(Part):
@@ -124,8 +146,10 @@ class Method(Part):
     seconds: Seconds
     energy_in_roi: Share | None  # None: no expert region
     agreement: float | None  # Spearman's rank correlation with the model's own map
-    faithfulness: Faithfulness | None  # None: not asked for
-    stability: Stability | None  # None: not asked for
+    completeness: Completeness | None  # None: the method promises no sum
+    faithfulness: Faithfulness | None  # None: not asked for, or see ``unmeasured``
+    stability: Stability | None  # None: not asked for, or see ``unmeasured``
+    unmeasured: str  # why something that was asked for could not be measured; "" where all was
 
 
 class Concept(Part):
@@ -176,6 +200,19 @@ class PredictionSet(Part):
     # One answer (to every question, for findings) is left, and it is the more probable one.
     is_sure: bool
     promise: str  # what is promised and what is not, in a sentence
+    left_out: dict[str, str]  # finding without a set of its own → why
+
+
+class CalibratedOn(Part):
+    """What the calibrated probabilities rest on, and what a reader should know of them."""
+
+    pictures: Count
+    patients: Count
+    # Expected calibration error of the probabilities on pictures that chose nothing, and their
+    # number; None: not known.
+    error: Share | None
+    error_pictures: Count
+    note: str  # "" when there is nothing to know
 
 
 class Novelty(Part):
@@ -212,9 +249,12 @@ class Explanation(Part):
     answers: dict[str, Share]
     findings: tuple[Finding, ...]
     expanded: tuple[str, ...]  # the findings whose methods beyond "evidence" were asked for
-    prediction_set: PredictionSet | None  # None: the task is not calibrated
+    prediction_set: PredictionSet | None
+    why_no_set: str  # "" where there is one
     novelty: Novelty | None
     is_calibrated: bool
+    why_not_calibrated: str  # "" where it is
+    calibrated_on: CalibratedOn | None  # None: not calibrated
     temperature: Annotated[float, Field(gt=0)] | None  # None: not calibrated
     roi: Region | None  # an expert's region, where one is known
     rationale: tuple[Sentence, ...]

@@ -31,6 +31,13 @@ class Source:
             raise DataError(f"{pointer(*parts)} is no text but {type(value).__name__}.")
         return value
 
+    def numbers(self, *parts: str | int) -> tuple[float, ...]:
+        """Return a list of numbers; a sentence may state any of them, and how many there are."""
+        value = self._value(parts)
+        if not isinstance(value, tuple) or not all(isinstance(one, int | float) for one in value):
+            raise DataError(f"{pointer(*parts)} is no list of numbers.")
+        return tuple(map(float, value))
+
     def fact(self, *parts: str | int) -> bool:
         """Return whether something is so."""
         value = self._value(parts)

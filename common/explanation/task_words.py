@@ -1,7 +1,7 @@
 """What every rationale of a task must add: what the model cannot know, and what to do next.
 
 No sentence here holds a number or a name of its own; what it holds of the picture is read in
-rationale.py.
+limit_words.py.
 """
 
 from dataclasses import dataclass

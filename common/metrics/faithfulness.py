@@ -46,66 +46,6 @@ class Curves:
         return _area(self.insertion, self.shares)
 
 
-@dataclass(frozen=True, eq=False)
-class Faithfulness:
-    """The curves of a map's order and of random orders."""
-
-    by_map: Curves
-    by_chance: Curves  # mean over the random orders
-
-
-def faithfulness(
-    answer: Answer,
-    images: Tensor,
-    saliency: Tensor,
-    *,
-    paint: Tensor,
-    seed: int,
-    grid: tuple[int, int] = GRID,
-    steps: int = STEPS,
-    random_orders: int = 1,
-    at_once: int = AT_ONCE,
-) -> Faithfulness:
-    """Paint over and bring back each picture's cells in the map's order, and in random orders.
-
-    Costs 2·(steps + 1)·(1 + random_orders) forward passes per picture: 68 as it stands.
-
-    Args:
-        answer: Asked without gradients; a network behind it should be in evaluation mode.
-        images: (B, 3, H, W).
-        saliency: (B, H, W) of these pictures; higher values are painted over first.
-        paint: (B, 3, H, W), what a painted place shows: the blurred pictures.
-        seed: Decides the random orders, the first of which decides between tied cells. A flat map
-            is therefore exactly as good as a single random order.
-        grid: Rows and columns of the cells.
-        steps: Points of the curves after the first, at most as many as there are cells.
-        random_orders: How many are averaged, at least 1.
-        at_once: Pictures of one forward pass.
-
-    Raises:
-        DataError: Shapes that do not belong together, or numbers out of range.
-    """
-    if random_orders < 1:
-        raise DataError(f"random_orders must be at least 1, got {random_orders}: chance needs one.")
-
-    def curves(ranks: Tensor) -> Curves:
-        return curves_in_order(
-            answer, images, ranks, paint=paint, grid=grid, steps=steps, at_once=at_once
-        )
-
-    by_map = curves(cell_ranks(saliency, grid=grid, seed=seed))
-    drawn = [
-        curves(random_ranks(len(images), grid=grid, seed=seed, number=number))
-        for number in range(random_orders)
-    ]
-    by_chance = Curves(
-        shares=by_map.shares,
-        deletion=np.mean([one.deletion for one in drawn], axis=0),
-        insertion=np.mean([one.insertion for one in drawn], axis=0),
-    )
-    return Faithfulness(by_map=by_map, by_chance=by_chance)
-
-
 def curves_in_order(
     answer: Answer,
     images: Tensor,
@@ -116,9 +56,21 @@ def curves_in_order(
     steps: int = STEPS,
     at_once: int = AT_ONCE,
 ) -> Curves:
-    """Return both curves of one order of cells; 2·(steps + 1) forward passes per picture.
+    """Paint over and bring back each picture's cells in one order: that of a map, or a random one.
 
-    Arguments and errors as of :func:`faithfulness`; ``ranks`` as of :func:`curve`.
+    Costs 2·(steps + 1) forward passes per picture.
+
+    Args:
+        answer: Asked without gradients; a network behind it should be in evaluation mode.
+        images: (B, 3, H, W).
+        ranks: (B, rows·columns), each cell's place in the order: :func:`cell_ranks`.
+        paint: (B, 3, H, W), what a painted place shows: the blurred pictures.
+        grid: Rows and columns of the cells.
+        steps: Points of the curves after the first, at most as many as there are cells.
+        at_once: Pictures of one forward pass.
+
+    Raises:
+        DataError: Shapes that do not belong together, or numbers out of range.
     """
     deletion, insertion = (
         curve(answer, shown, below, ranks, grid=grid, steps=steps, at_once=at_once)
@@ -127,6 +79,61 @@ def curves_in_order(
     return Curves(
         shares=_counts(grid, steps) / (grid[0] * grid[1]), deletion=deletion, insertion=insertion
     )
+
+
+def curves_by_chance(
+    answer: Answer,
+    images: Tensor,
+    *,
+    paint: Tensor,
+    seed: int,
+    random_orders: int,
+    grid: tuple[int, int] = GRID,
+    steps: int = STEPS,
+    at_once: int = AT_ONCE,
+) -> tuple[Curves, ...]:
+    """Return the curves of several random orders: what every map of these pictures is held against.
+
+    Deletion follows an order and insertion its reverse, which is as random: what the one has
+    painted over is then what the other has not brought back yet, so that one pass tells both, and
+    both areas are equal. Costs (steps + 1)·random_orders forward passes per picture.
+
+    Args:
+        answer: As of :func:`curves_in_order`, like all that is not named here.
+        images: (B, 3, H, W).
+        paint: (B, 3, H, W).
+        seed: Decides the orders, the first of which also decides between tied cells of a map
+            (:func:`cell_ranks`). A flat map is therefore never better than each of them.
+        random_orders: How many, at least 1.
+        grid: Rows and columns of the cells.
+        steps: A divisor of the number of cells.
+        at_once: Pictures of one forward pass.
+    """
+    count = grid[0] * grid[1]
+    if random_orders < 1:
+        raise DataError(f"random_orders must be at least 1, got {random_orders}: chance needs one.")
+    if steps < 1 or count % steps:
+        raise DataError(
+            f"steps must be from 1 to the {count} cells of the grid and divide them, got {steps}: "
+            "a curve is read backwards, so that its points must lie evenly."
+        )
+    drawn = []
+    for number in range(random_orders):
+        deletion = curve(
+            answer,
+            images,
+            paint,
+            random_ranks(len(images), grid=grid, seed=seed, number=number),
+            grid=grid,
+            steps=steps,
+            at_once=at_once,
+        )
+        drawn.append(
+            Curves(
+                shares=_counts(grid, steps) / count, deletion=deletion, insertion=deletion[:, ::-1]
+            )
+        )
+    return tuple(drawn)
 
 
 def curve(

@@ -8,6 +8,8 @@ SUPPORT = (
     "Decision support, not a diagnosis. The model sees this one picture and nothing of the "
     "patient; a clinician decides."
 )
+# What ``PredictionSet.is_sure`` means.
+SETTLED = "one answer is left to each question, and it is the more probable one"
 
 
 def answer(sheet: Sheet, explanation: Explanation) -> str:
@@ -30,7 +32,7 @@ def _standing(explanation: Explanation) -> str:
     if answers is None:
         said.append(("warn", "?", "How sure it is has not been measured"))
     elif answers.is_sure:
-        said.append(("calm", "●", "Sure: one answer is left"))
+        said.append(("calm", "●", f"Sure: {SETTLED}"))
     else:
         said.append(
             ("warn", "◐", "Not sure: no single answer is left that is also the more probable")
@@ -47,7 +49,8 @@ def _standing(explanation: Explanation) -> str:
 
 def _prediction_set(sheet: Sheet, explanation: Explanation) -> str:
     if explanation.prediction_set is None:
-        return ""
+        why = sheet.words("/why_no_set", "sentence") if explanation.why_no_set else ""
+        return f'<p class="faint">No prediction set. {why}</p>'
     rows = "".join(
         f"<dt>{heading}</dt><dd><ul>{''.join(f'<li>{one}</li>' for one in chips)}</ul></dd>"
         for heading, chips in _grouped(sheet, explanation, explanation.prediction_set).items()
@@ -57,8 +60,21 @@ def _prediction_set(sheet: Sheet, explanation: Explanation) -> str:
         f'<dl class="set">{rows}</dl><p class="faint">'
         f"{sheet.words('/prediction_set/promise', 'sentence')} Wanted coverage "
         f"{sheet.number('/prediction_set/coverage', 'share')}, from "
-        f"{sheet.number('/prediction_set/calibration_pictures', 'whole')} pictures.</p>"
+        f"{sheet.number('/prediction_set/calibration_pictures', 'whole')} pictures."
+        f"{_left_out(sheet, explanation.prediction_set)}</p>"
     )
+
+
+def _left_out(sheet: Sheet, answers: PredictionSet) -> str:
+    """Return why some findings have no answer left or ruled out, "" where all are asked about."""
+    if not answers.left_out:
+        return ""
+    at = "/prediction_set/left_out"
+    said = "; ".join(
+        f"{sheet.key(at, name)}: {sheet.words(sheet.below(at, name), 'sentence')}"
+        for name in answers.left_out
+    )
+    return f" Not covered are {said}"
 
 
 def _grouped(

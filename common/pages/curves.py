@@ -10,14 +10,14 @@ WIDTH, HEIGHT, EDGE = 220, 110, 14  # of a drawing, in its own units
 
 _CAPTION = {
     "deletion": "Painting over the strongest places first: the probability should fall faster "
-    "than in random order (dashed). Smaller is better.",
+    "than in random order (dashed, the mean). Smaller is better.",
     "insertion": "Bringing back the strongest places first: it should rise faster than in random "
-    "order (dashed). Larger is better.",
+    "order (dashed, the mean). Larger is better.",
 }
 
 
 def curves(sheet: Sheet, measured: Faithfulness, at: str) -> str:
-    """Return the drawings of deletion and insertion, chance beside each.
+    """Return the drawings of deletion and insertion, chance beside each, and what they come to.
 
     Args:
         sheet: the page's document.
@@ -27,11 +27,37 @@ def curves(sheet: Sheet, measured: Faithfulness, at: str) -> str:
     deletion = (measured.deletion, measured.random_deletion)
     insertion = (measured.insertion, measured.random_insertion)
     return (
+        f"<p>This map is {verdict(sheet, measured, at)}.</p>"
         '<div class="curves">'
         + _curve(sheet, "deletion", measured.shares, *deletion, at=at)
         + _curve(sheet, "insertion", measured.shares, *insertion, at=at)
         + "</div>"
     )
+
+
+def verdict(sheet: Sheet, measured: Faithfulness, at: str) -> str:
+    """Return how the map compares with random orders, one by one, in words with their numbers.
+
+    Args:
+        sheet: the page's document.
+        measured: what stands at ``at`` in the document.
+        at: JSON pointer of a method's ``faithfulness``.
+    """
+    orders = sheet.number(f"count({at}/random_areas)", "whole")
+    if measured.beaten_orders >= len(measured.random_areas):
+        return f"better than each of {orders} random orders"
+    beaten = sheet.number(f"{at}/beaten_orders", "whole")
+    if 2 * measured.beaten_orders > len(measured.random_areas):
+        return f"better than {beaten} of {orders} random orders only: not clearly more than chance"
+    return f"no better than chance: better than {beaten} of {orders} random orders"
+
+
+def by_chance(sheet: Sheet, at: str) -> tuple[str, str]:
+    """Return the mean area of the random orders, and the least and the most of them."""
+    mean, least, most = (
+        sheet.number(f"{name}({at}/random_areas)", "decimals") for name in ("mean", "least", "most")
+    )
+    return mean, f"{least} to {most}"
 
 
 def points(shares: Sequence[float], curve: Sequence[float]) -> str:
@@ -51,7 +77,8 @@ def _curve(
     *,
     at: str,
 ) -> str:
-    of_own, of_chance = (f"area({at}/shares,{at}/{name})" for name in (kind, f"random_{kind}"))
+    of_own = f"area({at}/shares,{at}/{kind})"
+    mean, span = by_chance(sheet, at)
     left, bottom, right = EDGE, HEIGHT - EDGE, WIDTH - EDGE
     return (
         f'<figure class="curve"><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
@@ -63,5 +90,5 @@ def _curve(
         f'<text class="scale" x="{left - 3}" y="{EDGE + 4}" text-anchor="end">1</text>'
         f'<text class="scale" x="{left - 3}" y="{bottom}" text-anchor="end">0</text></svg>'
         f"<figcaption><b>{kind.capitalize()}: {sheet.number(of_own, 'decimals')}</b>, "
-        f"by chance {sheet.number(of_chance, 'decimals')}. {_CAPTION[kind]}</figcaption></figure>"
+        f"by chance {mean} ({span}). {_CAPTION[kind]}</figcaption></figure>"
     )

@@ -40,8 +40,21 @@ def total_against(values: Sequence[float]) -> float:
 
 
 def mean(values: Sequence[float]) -> float:
-    """Return the mean: for a region's coverage the share of the picture that it covers."""
+    """Return the mean: for a region's coverage the share of the picture that it covers.
+
+    Of several random orders it is the area under their mean curve, up to rounding.
+    """
     return math.fsum(values) / len(values)
+
+
+def least(values: Sequence[float]) -> float:
+    """Return the smallest value."""
+    return min(values)
+
+
+def most(values: Sequence[float]) -> float:
+    """Return the largest value."""
+    return max(values)
 
 
 DERIVATIONS: Mapping[str, Callable[..., float]] = {
@@ -52,6 +65,8 @@ DERIVATIONS: Mapping[str, Callable[..., float]] = {
     "total_against": total_against,
     "area": area,
     "mean": mean,
+    "least": least,
+    "most": most,
 }
 
 

@@ -25,8 +25,29 @@ def findings(sheet: Sheet, explanation: Explanation) -> str:
         '<section aria-labelledby="asked"><h2 id="asked">What it says</h2>'
         '<form id="findings"><table class="findings"><thead><tr><th scope="col">Finding</th>'
         f'<th scope="col" colspan="2">{kind}</th></tr></thead><tbody>{rows}</tbody></table></form>'
-        f"{_answers(sheet, explanation)}{details}</section>"
+        f"{_answers(sheet, explanation)}{_calibration(sheet, explanation)}{details}</section>"
     )
+
+
+def _calibration(sheet: Sheet, explanation: Explanation) -> str:
+    """Return what the probabilities rest on, and what the package's maker had to say of it."""
+    found = explanation.calibrated_on
+    if found is None:
+        why = explanation.why_not_calibrated and sheet.words("/why_not_calibrated", "sentence")
+        return f'<p class="faint">Not calibrated. {why}</p>'
+    said = (
+        f"Calibrated on {sheet.number('/calibrated_on/pictures', 'whole')} pictures of "
+        f"{sheet.number('/calibrated_on/patients', 'whole')} patients."
+    )
+    if found.error is not None:
+        said += (
+            f" On {sheet.number('/calibrated_on/error_pictures', 'whole')} others the "
+            f"probabilities lay {sheet.number('/calibrated_on/error', 'decimals')} off how often "
+            "they were right, on average."
+        )
+    if found.note:
+        said += f" {sheet.words('/calibrated_on/note', 'sentence')}"
+    return f'<p class="faint">{said}</p>'
 
 
 def _answers(sheet: Sheet, explanation: Explanation) -> str:

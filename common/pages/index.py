@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from common.errors import DataError
-from common.pages.answer import SUPPORT
+from common.pages.answer import SETTLED, SUPPORT
 from common.pages.page import whole_page
 from common.whole_file import write_whole
 
@@ -70,7 +70,7 @@ def _standing(entry: IndexEntry) -> str:
         return '<span aria-hidden="true">▲</span> unlike the pictures it knows'
     if not entry.is_sure:
         return '<span aria-hidden="true">◐</span> not sure'
-    return '<span aria-hidden="true">●</span> sure: one answer is left'
+    return f'<span aria-hidden="true">●</span> sure: {SETTLED}'
 
 
 def _counted(number: int, noun: str) -> str:

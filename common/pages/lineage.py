@@ -24,6 +24,8 @@ def lineage(sheet: Sheet, explanation: Explanation) -> str:
         "Preparation": skipped and f"could not be done: {skipped}",
         "Picture's digest": f"<code>{sheet.words('/picture/sha256', 'digest')}</code>",
         "Model": f"run {sheet.words('/model/run')}, round {sheet.number('/model/round', 'whole')}",
+        "Package": explanation.model.package_digest
+        and f"<code>{sheet.words('/model/package_digest', 'digest')}</code>",
         "Weights": f"<code>{sheet.words('/model/weights_sha256', 'digest')}</code>",
         "Configuration": f"<code>{sheet.words('/model/config_digest', 'digest')}</code>",
         "Trained by": f"{sheet.number('/model/sites', 'whole')} sites",

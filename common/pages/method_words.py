@@ -19,9 +19,27 @@ METHODS = {
         "Grad-CAM++",
         "As Grad-CAM, with weights that do justice to several places at once.",
     ),
+    "gradient": (
+        "Gradient",
+        "How sensitive the answer is to each pixel as it is; noisy by nature.",
+    ),
+    "gradient-projected": (
+        "Gradient, slow waves",
+        "The gradient without what changes from pixel to pixel, where pictures of this kind hold "
+        "nothing.",
+    ),
     "integrated-gradients": (
         "Integrated gradients",
-        "How each pixel's change adds up on the way from an empty picture to this one.",
+        "How each pixel's change adds up on the way from a blurred picture to this one.",
+    ),
+    "integrated-gradients-smoothed": (
+        "Integrated gradients, smoothed",
+        "The mean of integrated gradients to noisy copies of the picture.",
+    ),
+    "integrated-gradients-projected": (
+        "Integrated gradients, slow waves",
+        "Integrated gradients without what changes from pixel to pixel; what is cut off is missing "
+        "from its sum.",
     ),
     "smooth-grad": (
         "SmoothGrad",
@@ -31,9 +49,14 @@ METHODS = {
         "GradientSHAP",
         "Each pixel's expected share of the answer against other pictures.",
     ),
+    "gradient-shap-projected": (
+        "GradientSHAP, slow waves",
+        "GradientSHAP without what changes from pixel to pixel.",
+    ),
     "deep-lift": (
         "DeepLIFT",
-        "Differences from an empty picture, passed back layer by layer.",
+        "Differences from a blurred picture, passed back layer by layer; approximate on this kind "
+        "of network.",
     ),
     "lrp": (
         "Relevance propagation",

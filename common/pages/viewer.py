@@ -4,7 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import DataError
-from common.explanation.schema import Explanation, Finding, GridMap
+from common.explanation.schema import Explanation, Finding, GridMap, Method
+from common.explanation.trust_words import NAMED_GAP
 from common.pages.colours import VIRIDIS
 from common.pages.method_words import line_of, title_of
 from common.pages.sheet import Sheet
@@ -76,7 +77,9 @@ def _legends(sheet: Sheet, explanation: Explanation) -> str:
     said = []
     for place, finding in enumerate(explanation.findings):
         for layer, at, name, grid in layers(finding, place):
-            is_method = layer.startswith("method")
+            kind_of_layer, _, number = layer.partition(":")
+            is_method = kind_of_layer == "method"
+            adds_up = _adds_up(sheet, finding.methods[int(number)], at) if is_method else ""
             line = line_of(name) if is_method else "A sign that clinicians name."
             about = f"/findings/{place}/name" if is_method else f"{at}/name"
             for side in ("for", "against") if grid.unit == "logits" else ("for",):
@@ -85,9 +88,24 @@ def _legends(sheet: Sheet, explanation: Explanation) -> str:
                 kind = "panel opened" if (place, layer, side) == opened else "panel"
                 said.append(
                     f'<p class="{kind}" data-finding="{place}" data-layer="{layer}" '
-                    f'data-side="{side}"><b>{title}.</b> {line} {means}</p>'
+                    f'data-side="{side}"><b>{title}.</b> {line} {means}{adds_up}</p>'
                 )
     return "".join(said)
+
+
+def _adds_up(sheet: Sheet, method: Method, at: str) -> str:
+    """Return how far a map's parts add up to what they are parts of, "" without such a promise."""
+    found = method.completeness
+    if found is None:
+        return ""
+    parts, constants, whole, gap = (
+        sheet.number(f"{at}/completeness/{name}", "decimals")
+        for name in ("parts", "constants", "whole", "gap")
+    )
+    kept = f", with {constants} that no place shows" if found.constants else ""
+    of = sheet.words(f"{at}/completeness/of")
+    kind = "Approximate for this picture: its" if found.gap > NAMED_GAP else "Its"
+    return f" {kind} parts add up to {parts} logits{kept}; {of} is {whole}. Gap {gap}."
 
 
 def _means(grid: GridMap, sheet: Sheet, at: str, side: str, name: str) -> str:

@@ -23,7 +23,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
 from client.audit_pack.measures import disagreements, share_estimate
-from client.audit_pack.page import with_labels
+from client.audit_pack.page import index_page, with_labels
 from client.audit_pack.pictures import extent_of, labels_of, shard_picture
 from client.audit_pack.schema import PACK_FILE, Pack
 from client.audit_pack.writing import Asked, write_audit_pack
@@ -176,6 +176,53 @@ def test_a_picture_that_cannot_be_explained_does_not_stop_the_others(
     assert len(pack.shown) == len(shard.indices("val"))
     assert "a &lt;bad&gt; picture." in (tmp_path / "index.html").read_text()
     assert not (tmp_path / "picture-0002.html").exists()
+
+
+def test_whatever_a_library_raises_for_a_picture_is_reported_without_its_words(
+    model: LoadedModel, shard: Shard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*arguments: object, **options: object) -> Explanation:
+        if arguments[1].name == "picture-0002":  # type: ignore[attr-defined]
+            raise RuntimeError("Smith^John")
+        return explain_picture(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("client.audit_pack.writing.explain_picture", failing)
+    pack = write(model, shard, asked(model, "val", pictures=9), tmp_path)
+
+    (failed,) = (one for one in pack.shown if one.failure)
+    assert failed.name == "picture-0002"
+    assert failed.failure.startswith("explaining it broke down (RuntimeError in client.audit_pack.")
+    assert "Smith" not in "".join(path.read_text() for path in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_an_interrupt_and_a_lack_of_memory_end_a_pack(
+    model: LoadedModel,
+    shard: Shard,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[BaseException],
+) -> None:
+    def failing(*_: object, **__: object) -> Explanation:
+        raise error
+
+    monkeypatch.setattr("client.audit_pack.writing.explain_picture", failing)
+
+    with pytest.raises(error):
+        write(model, shard, asked(model, "val", pictures=1), tmp_path)
+
+
+def test_stability_is_held_against_other_pictures_of_the_part(
+    model: LoadedModel, shard: Shard, tmp_path: Path
+) -> None:
+    pack = write(model, shard, asked(model, "val", pictures=1, trust="own"), tmp_path / "out")
+
+    (one,) = pack.shown
+    made = Explanation.model_validate_json((tmp_path / "out" / f"{one.name}.json").read_bytes())
+    measured = [method.stability for found in made.findings for method in found.methods]
+    (stability,) = filter(None, measured)
+    assert stability.others == "other pictures of this part"
+    assert len(stability.other_pictures) == min(4, len(shard.indices("val")) - 1)
 
 
 # --- the numbers ---------------------------------------------------------------------------
@@ -362,6 +409,31 @@ def test_the_index_says_what_is_not_promised_and_links_every_page(
     assert "default-src 'none'" in page.replace("&#x27;", "'")
     assert "http://" not in page
     assert "https://" not in page
+
+
+@pytest.mark.parametrize(
+    ("is_sure", "is_novel", "words"),
+    [
+        (True, False, "● sure: one answer is left to each question, and it is the more probable"),
+        (False, False, "◐ not sure"),
+        (None, None, "no prediction set"),
+        (True, True, "▲ unlike the pictures it knows"),
+    ],
+)
+def test_how_far_an_answer_holds_is_said_as_it_is_meant(
+    folder: tuple[Path, Pack], *, is_sure: bool | None, is_novel: bool | None, words: str
+) -> None:
+    _, pack = folder
+    first = pack.shown[0].model_copy(update={"is_sure": is_sure, "is_novel": is_novel})
+
+    html = taken_apart(index_page(pack.model_copy(update={"shown": (first,)})))
+
+    (line,) = (
+        row.text
+        for row in html.shown("tr")
+        if "by lot" in row.text or "model and label differ" in row.text
+    )
+    assert words in line
 
 
 def test_label_and_region_are_on_the_page_and_the_label_is_closed(

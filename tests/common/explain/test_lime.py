@@ -13,9 +13,9 @@ from torch.nn import functional
 from common.explain.baseline import blurred
 from common.explain.lime import (
     EVALUATIONS,
-    KERNEL_WIDTH,
     RIDGE,
     SEGMENTS,
+    _nearness,
     lime,
     segments_of,
     weights_of,
@@ -23,6 +23,9 @@ from common.explain.lime import (
 from common.model.network import Network
 
 SIDE_PX = 32
+# Ribeiro et al. 2016, section 3.3: exp(-D² / σ²), D the cosine distance; σ as in the authors' code
+# for pictures, https://github.com/marcotcr/lime, LimeImageExplainer(kernel_width=.25).
+SIGMA = 0.25
 
 
 def quarters(cells: int) -> Tensor:
@@ -69,11 +72,26 @@ def test_weights_are_those_of_a_weighted_ridge_regression() -> None:
     assert np.allclose(x, x.round())
     x = x.round()
     distance = 1 - x.sum(axis=1) / (np.sqrt(x.sum(axis=1)) * 4)  # cosine to 16 ones
-    weight = np.exp(-(distance**2) / KERNEL_WIDTH**2)
+    weight = np.exp(-(distance**2) / SIGMA**2)
     x = x - np.average(x, axis=0, weights=weight)
     y = y - np.average(y, weights=weight)
     expected = np.linalg.solve(x.T @ (weight[:, None] * x) + RIDGE * np.eye(16), x.T @ (weight * y))
     assert np.allclose(found.numpy(), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("on", "weight"),
+    [
+        (16, 1.0),  # as the picture is: no distance
+        (9, 0.367879),  # D = 1 - 3/4 = σ: e^-1
+        (4, 0.018316),  # D = 1 - 2/4 = 2 σ: e^-4
+        (1, 0.000123),  # D = 1 - 1/4 = 3 σ: e^-9
+    ],
+)
+def test_a_drawing_counts_by_its_distance_from_the_picture(on: int, weight: float) -> None:
+    drawn = (torch.arange(16) < on).float()[None]
+
+    assert float(_nearness(drawn, drawn, drawn)) == pytest.approx(weight, abs=1e-6)
 
 
 def test_network_is_asked_as_often_as_stated_and_each_segment_is_off_half_of_the_time() -> None:

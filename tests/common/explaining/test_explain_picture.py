@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -15,9 +16,10 @@ from common.explaining.explain_picture import explain_picture
 from common.explaining.picture_file import PreparedPicture
 from common.explanation.derived import energy_in_region
 from common.explanation.rationale import rationale
-from common.explanation.schema import Explanation
+from common.explanation.schema import CalibratedOn, Explanation
 from common.metrics.region_drop import inpainted, strongest_region
 from common.package.loading import LoadedModel, network_input
+from common.package.schema import Calibration
 from small_model import WEIGHTS, small_model
 
 NOW = datetime(2026, 3, 2, 9, 30, tzinfo=UTC)
@@ -127,6 +129,41 @@ def test_a_model_without_calibration_says_so_and_names_no_set(drawn: Drawn) -> N
     assert all(finding.probability == finding.uncalibrated for finding in made.findings)
     assert all(finding.shift == 0 for finding in made.findings)
     assert any("not calibrated" in sentence.text for sentence in made.rationale)
+    assert made.calibrated_on is None
+    assert made.why_not_calibrated == made.why_no_set == "no calibration part"
+
+
+def test_what_the_package_says_of_its_calibration_is_in_the_explanation(drawn: Drawn) -> None:
+    whole = small_model()
+    about = whole.about("chestx")
+    assert about.calibration is not None
+    assert about.calibration.conformal is not None
+    conformal = about.calibration.conformal.model_copy(
+        update={"left_out": {"Nodule": "4 patients, 9 are needed."}}
+    )
+    noted = about.calibration.model_copy(update={"note": "Few pictures.", "conformal": conformal})
+    bare = noted.model_copy(update={"conformal": None, "why_not_conformal": "Too few."})
+
+    def made_with(calibration: Calibration) -> Explanation:
+        tasks = whole.package.tasks | {
+            "chestx": about.model_copy(update={"calibration": calibration})
+        }
+        package = whole.package.model_copy(update={"tasks": tasks})
+        model = replace(whole, package=package)
+        return explain_picture(model, drawn(), task="chestx", now=NOW)
+
+    made, without = made_with(noted), made_with(bare)
+
+    assert made.calibrated_on == CalibratedOn(
+        pictures=60, patients=60, error=0.05, error_pictures=40, note="Few pictures."
+    )
+    assert made.why_no_set == ""
+    assert made.prediction_set is not None
+    assert made.prediction_set.left_out == {"Nodule": "4 patients, 9 are needed."}
+    assert without.prediction_set is None
+    assert without.why_no_set == "Too few."
+    assert any("Few pictures." in sentence.text for sentence in made.rationale)
+    assert any("Too few." in sentence.text for sentence in without.rationale)
 
 
 def test_without_methods_there_is_one_forward_pass(
@@ -147,7 +184,13 @@ def test_without_methods_there_is_one_forward_pass(
 def test_the_same_picture_is_explained_the_same_way_twice(model: LoadedModel, drawn: Drawn) -> None:
     def once() -> Explanation:
         made = explain_picture(
-            model, drawn(), task="retina", now=NOW, methods=("occlusion",), trust="own"
+            model,
+            drawn(),
+            task="retina",
+            now=NOW,
+            methods=("occlusion",),
+            trust="own",
+            random_orders=2,
         )
         document = made.model_dump()
         for finding in document["findings"]:
@@ -205,7 +248,13 @@ def test_a_map_of_a_method_is_in_shares_and_its_agreement_is_a_rank_correlation(
 
 def test_trust_is_measured_of_the_own_map_or_of_all(model: LoadedModel, drawn: Drawn) -> None:
     own = explain_picture(
-        model, drawn(), task="pathoscan", now=NOW, methods=("occlusion",), trust="own"
+        model,
+        drawn(),
+        task="pathoscan",
+        now=NOW,
+        methods=("occlusion",),
+        trust="own",
+        random_orders=2,
     ).findings[0]
 
     first, second = own.methods
@@ -220,14 +269,22 @@ def test_trust_is_measured_of_the_own_map_or_of_all(model: LoadedModel, drawn: D
     assert first.faithfulness.shares[0] == 0
     assert first.faithfulness.shares[-1] == 1
     both = explain_picture(
-        model, drawn(), task="pathoscan", now=NOW, methods=("occlusion",), trust="all"
+        model,
+        drawn(),
+        task="pathoscan",
+        now=NOW,
+        methods=("occlusion",),
+        trust="all",
+        random_orders=2,
     ).findings[0]
     assert all(method.stability is not None for method in both.methods)
     assert all(method.faithfulness is not None for method in both.methods)
 
 
 def test_a_chest_has_no_flip_to_be_stable_under(model: LoadedModel, drawn: Drawn) -> None:
-    made = explain_picture(model, drawn(), task="chestx", now=NOW, trust="own", expand=("Mass",))
+    made = explain_picture(
+        model, drawn(), task="chestx", now=NOW, trust="own", expand=("Mass",), random_orders=2
+    )
 
     stability = made.findings[1].methods[0].stability
     assert stability is not None
@@ -256,7 +313,7 @@ def test_a_map_without_evidence_is_measured_without_a_region(drawn: Drawn) -> No
         evidence.get_parameter("weight").zero_()
         evidence.get_parameter("bias").fill_(-2.0)  # every place speaks against every logit
 
-    made = explain_picture(model, drawn(), task="chestx", now=NOW, trust="own")
+    made = explain_picture(model, drawn(), task="chestx", now=NOW, trust="own", random_orders=2)
 
     finding = next(finding for finding in made.findings if finding.name in made.expanded)
     assert finding.where is None
@@ -277,7 +334,7 @@ def test_a_grade_is_painted_over_by_its_own_probability_and_its_strongest_twenti
     model: LoadedModel, drawn: Drawn
 ) -> None:
     made = explain_picture(
-        model, drawn(), task="retina", now=NOW, trust="own", expand=("grade>=3",)
+        model, drawn(), task="retina", now=NOW, trust="own", expand=("grade>=3",), random_orders=2
     ).findings[2]
 
     assert made.threshold != 0

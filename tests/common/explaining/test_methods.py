@@ -13,27 +13,36 @@ from common.explain import EXPLAINERS
 from common.explaining.explain_picture import explain_picture
 from common.explaining.methods import reduced
 from common.explaining.picture_file import PreparedPicture
+from common.explaining.sums import ATTRIBUTORS
 from common.package.loading import LoadedModel
 
 NOW = datetime(2026, 3, 2, 9, 30, tzinfo=UTC)
 Drawn = Callable[..., PreparedPicture]
 
 
+def breaking(error: Exception) -> Callable[[str], object]:
+    """What a table gives for every name: a method that raises."""
+
+    def refuse(*_: object, **__: object) -> Tensor:
+        raise error
+
+    return lambda _: refuse
+
+
 def test_a_method_that_cannot_explain_says_why_and_the_others_go_on(
     model: LoadedModel, drawn: Drawn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = EXPLAINERS.get
-
-    def get(name: str) -> object:
-        return refuse if name == "lrp" else known(name)
-
-    def refuse(*_: object, **__: object) -> Tensor:
-        raise ExplanationError("layer Mixer has no rule; leave lrp out.")
-
-    monkeypatch.setattr(EXPLAINERS, "get", get)
+    why = ExplanationError("layer Mixer has no rule; leave lrp out.")
+    monkeypatch.setattr(ATTRIBUTORS, "get", breaking(why))
 
     made = explain_picture(
-        model, drawn(), task="pathoscan", now=NOW, methods=("lrp", "occlusion"), trust="all"
+        model,
+        drawn(),
+        task="pathoscan",
+        now=NOW,
+        methods=("lrp", "occlusion"),
+        trust="all",
+        random_orders=2,
     )
 
     own, failed, worked = made.findings[0].methods
@@ -41,7 +50,50 @@ def test_a_method_that_cannot_explain_says_why_and_the_others_go_on(
     assert failed.failure == "layer Mixer has no rule; leave lrp out."
     assert (own.failure, worked.failure) == ("", "")
     assert worked.map is not None
+    assert worked.faithfulness is not None
     assert any(failed.failure in sentence.text for sentence in made.rationale)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, ValueError, AssertionError])
+def test_a_method_that_breaks_down_is_a_named_absence_that_repeats_no_words(
+    model: LoadedModel, drawn: Drawn, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    monkeypatch.setattr(ATTRIBUTORS, "get", breaking(error("Smith^John, born 1951")))
+
+    made = explain_picture(model, drawn(), task="pathoscan", now=NOW, methods=("lrp", "occlusion"))
+
+    _, failed, worked = made.findings[0].methods
+    assert (failed.name, failed.map) == ("lrp", None)
+    assert f"broke down on this picture ({error.__name__} in common.explaining.sums," in (
+        failed.failure
+    )
+    assert worked.map is not None
+    assert "Smith" not in made.model_dump_json()
+
+
+def test_a_map_of_numbers_that_are_not_finite_is_an_absence_too(
+    model: LoadedModel, drawn: Drawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = EXPLAINERS.get
+
+    def damaged(*_: object, **__: object) -> Tensor:
+        return torch.full((1, 64, 64), torch.nan)
+
+    monkeypatch.setattr(EXPLAINERS, "get", lambda name: damaged if name == "lime" else known(name))
+
+    made = explain_picture(model, drawn(), task="pathoscan", now=NOW, methods=("lime",))
+
+    assert made.findings[0].methods[1].map is None
+    assert "not finite" in made.findings[0].methods[1].failure
+
+
+def test_without_memory_nothing_goes_on(
+    model: LoadedModel, drawn: Drawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ATTRIBUTORS, "get", breaking(MemoryError()))  # type: ignore[arg-type]
+
+    with pytest.raises(MemoryError):
+        explain_picture(model, drawn(), task="pathoscan", now=NOW, methods=("lrp",))
 
 
 @pytest.mark.parametrize("side", [32, 64, 96, 256])

@@ -6,16 +6,17 @@ import pytest
 from common.explanation.derived import (
     answer_words,
     area,
-    beats_chance,
+    beaten_orders,
     class_answers,
     described,
     energy_in_region,
+    follows_picture,
     grade_answers,
     is_settled,
     member,
     open_findings,
 )
-from common.explanation.schema import Explanation, Faithfulness, GridMap, PredictionSet, Region
+from common.explanation.schema import Explanation, GridMap, PredictionSet, Region, Stability
 from sample import sample
 
 
@@ -170,6 +171,7 @@ def test_called_and_open_findings_are_described_most_probable_first() -> None:
         calibration_pictures=9,
         is_sure=False,
         promise="",
+        left_out={},
     )
     assert described("multi-label", nothing, left_open) == (2,)
 
@@ -196,25 +198,41 @@ def test_areas_are_trapezoids() -> None:
 
 
 @pytest.mark.parametrize(
-    ("deletion", "insertion", "better"),
+    ("deletion", "insertion", "beaten"),
     [
-        ((0.9, 0.2), (0.1, 0.9), True),
-        ((0.9, 0.6), (0.1, 0.9), False),
-        ((0.9, 0.2), (0.1, 0.3), False),
+        ((0.9, 0.1), (0.1, 0.9), 0),  # areas .5 and .5: as a random order
+        ((0.9, 0.0), (0.2, 0.9), 2),  # .45 and .55
+        ((0.5, 0.1), (0.5, 0.9), 4),  # .3 and .7: all lie between
+        ((0.5, 0.1), (0.1, 0.9), 2),  # .3 and .5: by deletion all, by insertion two
+        ((0.9, 0.5), (0.1, 0.3), 0),
     ],
 )
-def test_a_map_beats_chance_only_by_both_curves(
-    deletion: tuple[float, float], insertion: tuple[float, float], better: bool
+def test_a_map_beats_a_random_order_only_by_both_curves(
+    deletion: tuple[float, float], insertion: tuple[float, float], beaten: int
 ) -> None:
-    curves = Faithfulness(
-        shares=(0.0, 1.0),
-        deletion=deletion,
-        insertion=insertion,
-        random_deletion=(0.9, 0.4),
-        random_insertion=(0.1, 0.5),
+    areas = (0.4, 0.48, 0.52, 0.6)
+
+    assert beaten_orders((0.0, 1.0), deletion, insertion, areas) == beaten
+
+
+@pytest.mark.parametrize(
+    ("others", "flip", "follows"),
+    [
+        ((0.3, 0.6), 0.9, True),
+        ((0.3, 0.8), 0.9, False),  # as like another picture's as itself after a shift
+        ((0.3, 0.6), 0.5, False),
+        ((0.3, 0.6), None, True),
+        ((), 0.9, None),
+    ],
+)
+def test_a_map_follows_its_picture_if_no_other_pictures_map_is_as_alike(
+    others: tuple[float, ...], flip: float | None, follows: bool | None
+) -> None:
+    measured = Stability(
+        noise=0.9, brightness=0.95, shift=0.8, flip=flip, other_pictures=others, others="others"
     )
 
-    assert beats_chance(curves) is better
+    assert follows_picture(measured) is follows
 
 
 def test_energy_in_a_region_counts_positive_evidence_by_covered_area() -> None:

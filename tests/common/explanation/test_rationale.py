@@ -47,11 +47,21 @@ def explanation_of(seed: int) -> Explanation:
         for part in ("faithfulness", "stability"):
             if coin():
                 own[part] = None
+        for method in finding["methods"]:
+            if method["faithfulness"] is not None:
+                method["faithfulness"]["beaten_orders"] = int(rng.integers(9))
+            if method["stability"] is not None and coin():
+                method["stability"]["other_pictures"] = []
+            if coin():
+                method["unmeasured"] = "Zebras broke down."
         for concept in finding["concepts"]:
             concept["stance"] = ("supports", "against", "neither", "unknown")[rng.integers(4)]
     if document["prediction_set"] is not None:
         members = document["prediction_set"]["members"]
         document["prediction_set"]["members"] = [one for one in members if coin()]
+        asked = document["prediction_set"]["questions"]
+        if coin() and len(asked) > 1:
+            document["prediction_set"]["left_out"] = {asked.pop(): "It has 3 patients of 9."}
     if coin():
         document["novelty"] = None
     _redraw(document, rng)
@@ -78,10 +88,13 @@ def stated_by(document: JsonValue, sentence: Sentence) -> tuple[set[str], list[s
     words: list[str] = []
     for path in sentence.uses:
         words.append(path.rpartition("/")[2].replace("~1", "/").replace("~0", "~"))
-        for leaf in leaves(resolve(document, path)):
+        value = resolve(document, path)
+        numbers |= {str(len(value))} if isinstance(value, list) else set()  # how many there are
+        for leaf in leaves(value):
             if isinstance(leaf, str):
                 words += [leaf, spoken_name(leaf)]
             elif isinstance(leaf, int | float) and not isinstance(leaf, bool):
+                numbers |= {str(leaf)} if isinstance(leaf, int) else set()
                 numbers |= set(NUMBER.findall(figure(leaf)))
                 numbers |= set(NUMBER.findall(percent_words(leaf))) if 0 <= leaf <= 1 else set()
     numbers |= {found for word in words for found in NUMBER.findall(word)}
@@ -177,6 +190,8 @@ def other(value: JsonValue) -> JsonValue:
         return "unknown" if value in stances else "zebra"
     if isinstance(value, float):
         return 0.37 if abs(value - 0.37) > 0.1 else 0.81
+    if isinstance(value, int):
+        return value + 1 if value < 4 else value - 4
     return None
 
 
@@ -304,6 +319,106 @@ def with_first(made: Explanation, **values: object) -> Explanation:
     """The sample with something else known of its first finding."""
     first, *others = made.findings
     return made.model_copy(update={"findings": (first.model_copy(update=values), *others)})
+
+
+def with_own(made: Explanation, **parts: object) -> Explanation:
+    """The sample with something else known of its first finding's own map."""
+    own, *others = made.findings[0].methods
+    return with_first(made, methods=(own.model_copy(update=parts), *others))
+
+
+@pytest.mark.parametrize(
+    ("beaten", "words"),
+    [
+        (8, "more faithful than each of 8 random orders; a map of noise is so in at most one"),
+        (7, "more faithful than 7 of 8 random orders only, which a map of noise may well be"),
+        (5, "more faithful than 5 of 8 random orders only"),
+        (4, "no better than chance: more faithful than 4 of 8 random orders"),
+        (0, "no better than chance: more faithful than 0 of 8 random orders"),
+    ],
+)
+def test_the_word_for_faithfulness_rests_on_the_random_orders_that_were_beaten(
+    beaten: int, words: str
+) -> None:
+    made = sample("pathoscan")
+    measured = made.findings[0].methods[0].faithfulness
+    assert measured is not None
+
+    said = texts(with_own(made, faithfulness=measured.model_copy(update={"beaten_orders": beaten})))
+
+    assert f"the map for malignant is {words}" in said
+    assert said.count("more faithful than") == 1
+
+
+@pytest.mark.parametrize(
+    ("others", "words"),
+    [
+        (
+            (0.44, 0.31),
+            "With the maps of other pictures the similarity is 0.31 to 0.44: it follows its own",
+        ),
+        ((0.44,), "the similarity is 0.44: it follows its own picture."),
+        (
+            (0.44, 0.83),
+            "the similarity is 0.44 to 0.83: a map of quite another picture is as like it",
+        ),
+        ((), "What that is worth is not known: other pictures,"),
+    ],
+)
+def test_stability_is_held_against_the_maps_of_other_pictures(
+    others: tuple[float, ...], words: str
+) -> None:
+    made = sample("chestx")  # .83 under a small shift
+    measured = made.findings[0].methods[0].stability
+    assert measured is not None
+
+    said = texts(with_own(made, stability=measured.model_copy(update={"other_pictures": others})))
+
+    assert words in said
+
+
+def test_parts_that_do_not_add_up_are_said_beside_the_others() -> None:
+    made = sample("pathoscan")
+    assert "The map by deep-lift for malignant is approximate for this picture: its parts" in texts(
+        made
+    )
+    *others, lift = made.findings[0].methods
+    assert lift.completeness is not None
+    small = lift.completeness.model_copy(update={"gap": 0.04})
+    kept = (*others, lift.model_copy(update={"completeness": small}))
+
+    assert "approximate for this picture" not in texts(with_first(made, methods=kept))
+
+
+def test_what_the_calibration_rests_on_and_its_note_are_said() -> None:
+    made = sample("chestx")
+    assert made.calibrated_on is not None
+    said = texts(made)
+    assert "calibrated on 160 pictures of 80 patients; on 64 others they lay 0.03 off" in said
+    assert made.calibrated_on.note in said
+
+    bare = made.calibrated_on.model_copy(update={"error": None, "note": ""})
+    said = texts(made.model_copy(update={"calibrated_on": bare}))
+    assert "calibrated on 160 pictures of 80 patients." in said
+    assert made.calibrated_on.note not in said
+
+    without = sample("chestx", is_calibrated=False)
+    assert f"not calibrated. {without.why_not_calibrated}" in texts(without)
+
+
+def test_why_there_is_no_set_is_said() -> None:
+    made = sample("chestx").model_copy(
+        update={"prediction_set": None, "why_no_set": "Mass: 4 patients, 9 are needed."}
+    )
+    assert "There is no prediction set. Mass: 4 patients, 9 are needed." in texts(made)
+
+    whole = sample("chestx")
+    assert whole.prediction_set is not None
+    part = whole.prediction_set.model_copy(
+        update={"questions": ("Mass",), "left_out": {"Effusion": "It has 4 patients."}}
+    )
+    said = texts(whole.model_copy(update={"prediction_set": part}))
+    assert "how far an answer to Effusion is covered. It has 4 patients." in said
 
 
 def test_a_finding_that_no_place_carries_still_tells_of_its_context() -> None:

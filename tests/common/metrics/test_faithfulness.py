@@ -6,7 +6,13 @@ import torch
 from torch import Tensor
 
 from common.errors import DataError
-from common.metrics.faithfulness import cell_ranks, curves_in_order, faithfulness, random_ranks
+from common.metrics.faithfulness import (
+    Curves,
+    cell_ranks,
+    curves_by_chance,
+    curves_in_order,
+    random_ranks,
+)
 
 SIDE_PX = 16
 GRID = (4, 4)
@@ -36,13 +42,23 @@ def adding(weights: Tensor) -> torch.nn.Module:
     return Adding()
 
 
-def test_curves_lose_and_gain_the_cells_weights_in_their_order(weights: Tensor) -> None:
-    saliency = over_pixels(weights)[None]
+def by_map(answer: torch.nn.Module, saliency: Tensor, *, seed: int = 0) -> Curves:
+    shown = images(len(saliency))
+    return curves_in_order(
+        answer, shown, cell_ranks(saliency, grid=GRID, seed=seed), paint=torch.zeros_like(shown),
+        grid=GRID,
+    )  # fmt: skip
 
-    measured = faithfulness(
-        adding(weights), images(1), saliency, paint=torch.zeros_like(images(1)), seed=0,
-        grid=GRID, steps=16,
-    ).by_map  # fmt: skip
+
+def by_chance(answer: torch.nn.Module, *, orders: int, seed: int = 0) -> tuple[Curves, ...]:
+    shown = images(1)
+    return curves_by_chance(
+        answer, shown, paint=torch.zeros_like(shown), seed=seed, random_orders=orders, grid=GRID
+    )
+
+
+def test_curves_lose_and_gain_the_cells_weights_in_their_order(weights: Tensor) -> None:
+    measured = by_map(adding(weights), over_pixels(weights)[None])
 
     falling = np.sort(weights.flatten().double().numpy())[::-1]
     gained = np.concatenate([[0], falling.cumsum()])
@@ -54,28 +70,40 @@ def test_curves_lose_and_gain_the_cells_weights_in_their_order(weights: Tensor) 
     assert measured.deletion_area == pytest.approx([gained[-1] - by_hand])
 
 
-def test_faithful_map_beats_chance_and_its_opposite_loses_to_it(weights: Tensor) -> None:
-    good = over_pixels(weights)[None]
-    options = {"paint": torch.zeros_like(images(1)), "seed": 3, "grid": GRID, "random_orders": 40}
+def test_faithful_map_beats_each_random_order_and_its_opposite_none(weights: Tensor) -> None:
+    answer, good = adding(weights), over_pixels(weights)[None]
 
-    right = faithfulness(adding(weights), images(1), good, **options)
-    wrong = faithfulness(adding(weights), images(1), 1 - good, **options)
+    right, wrong = by_map(answer, good), by_map(answer, 1 - good)
+    areas = np.array([one.deletion_area[0] for one in by_chance(answer, orders=40, seed=3)])
 
-    chance = float(right.by_chance.deletion_area[0])
-    assert float(right.by_map.deletion_area[0]) < chance < float(wrong.by_map.deletion_area[0])
-    assert float(right.by_map.insertion_area[0]) > float(right.by_chance.insertion_area[0])
+    assert float(right.deletion_area[0]) < areas.min()
+    assert areas.max() < float(wrong.deletion_area[0])
+    assert areas.max() < float(right.insertion_area[0])
     # Any order is as good as any other on average: half of the answer.
-    assert chance == pytest.approx(float(weights.sum()) / 2, rel=0.05)
+    assert areas.mean() == pytest.approx(float(weights.sum()) / 2, rel=0.05)
+    assert len(set(areas.round(9))) == 40
 
 
-def test_flat_map_is_exactly_as_good_as_chance(weights: Tensor) -> None:
-    measured = faithfulness(
-        adding(weights), images(2), torch.full((2, SIDE_PX, SIDE_PX), 1 / 256), seed=5, grid=GRID,
-        paint=torch.zeros_like(images(2)),
-    )  # fmt: skip
+def test_by_chance_insertion_is_the_reverse_order_brought_back(weights: Tensor) -> None:
+    answer = torch.nn.Sequential(adding(weights), torch.nn.Sigmoid())
+    paint = torch.rand((1, 3, SIDE_PX, SIDE_PX), generator=torch.Generator().manual_seed(2))
+    options = {"paint": paint, "grid": GRID, "steps": 8}
 
-    np.testing.assert_array_equal(measured.by_map.deletion, measured.by_chance.deletion)
-    np.testing.assert_array_equal(measured.by_map.insertion, measured.by_chance.insertion)
+    (_, second) = curves_by_chance(answer, images(1), seed=4, random_orders=2, **options)
+
+    ranks = random_ranks(1, grid=GRID, seed=4, number=1)
+    forwards = curves_in_order(answer, images(1), ranks, **options)
+    backwards = curves_in_order(answer, images(1), 15 - ranks, **options)
+    np.testing.assert_allclose(second.deletion, forwards.deletion)
+    np.testing.assert_allclose(second.insertion, backwards.insertion)
+    assert second.insertion_area == pytest.approx(second.deletion_area)
+
+
+def test_flat_map_is_exactly_as_good_as_the_first_random_order(weights: Tensor) -> None:
+    flat = by_map(adding(weights), torch.full((2, SIDE_PX, SIDE_PX), 1 / 256), seed=5)
+    first, *_ = by_chance(adding(weights), orders=3, seed=5)
+
+    np.testing.assert_array_equal(flat.deletion, np.repeat(first.deletion, 2, axis=0))
 
 
 def test_ties_are_broken_by_the_seed_alone() -> None:
@@ -103,18 +131,28 @@ def test_picture_by_picture_is_as_together_and_costs_what_is_stated(weights: Ten
     generator = torch.Generator().manual_seed(0)
     pictures = torch.rand((3, 3, SIDE_PX, SIDE_PX), generator=generator)
     saliency = torch.rand((3, SIDE_PX, SIDE_PX), generator=generator)
-    options = {"seed": 0, "grid": GRID, "steps": 8, "at_once": 7}
+    options = {"grid": GRID, "steps": 8, "at_once": 7}
 
-    together = faithfulness(counted, pictures, saliency, paint=1 - pictures, **options)
+    together = curves_in_order(
+        counted, pictures, cell_ranks(saliency, grid=GRID, seed=0), paint=1 - pictures, **options
+    )
 
-    assert sum(asked) == 3 * 2 * 9 * 2
+    assert sum(asked) == 3 * 2 * 9
     assert max(asked) == 7
+    asked.clear()
+    chance = curves_by_chance(
+        counted, pictures, paint=1 - pictures, seed=0, random_orders=4, **options
+    )
+    assert sum(asked) == 3 * 4 * 9
     for row in range(3):
         only = slice(row, row + 1)
-        alone = faithfulness(
-            answer, pictures[only], saliency[only], paint=1 - pictures[only], **options
+        shown, paint = pictures[only], 1 - pictures[only]
+        alone = curves_in_order(
+            answer, shown, cell_ranks(saliency[only], grid=GRID, seed=0), paint=paint, **options
         )
-        np.testing.assert_allclose(alone.by_map.deletion[0], together.by_map.deletion[row])
+        np.testing.assert_allclose(alone.deletion[0], together.deletion[row])
+        orders = curves_by_chance(answer, shown, paint=paint, seed=0, random_orders=4, **options)
+        np.testing.assert_allclose(orders[3].insertion[0], chance[3].insertion[row])
 
 
 def test_cells_of_a_side_that_does_not_divide_are_whole_and_cover_the_picture() -> None:
@@ -136,6 +174,7 @@ def test_cells_of_a_side_that_does_not_divide_are_whole_and_cover_the_picture() 
     [
         ({"paint": torch.zeros(1, 3, 8, 8)}, "one shape"),
         ({"steps": 17}, "from 1 to the 16 cells"),
+        ({"steps": 6}, "divide them"),
         ({"grid": (32, 32), "steps": 4}, "coarser grid"),
         ({"random_orders": 0}, "at least 1"),
     ],
@@ -143,6 +182,13 @@ def test_cells_of_a_side_that_does_not_divide_are_whole_and_cover_the_picture() 
 def test_what_does_not_fit_is_refused(
     weights: Tensor, change: dict[str, object], words: str
 ) -> None:
-    options = {"paint": torch.zeros_like(images(1)), "seed": 0, "grid": GRID} | change
+    options = {"paint": torch.zeros_like(images(1)), "seed": 0, "grid": GRID, "random_orders": 2}
+    options |= change
     with pytest.raises(DataError, match=words):
-        faithfulness(adding(weights), images(1), torch.ones(1, SIDE_PX, SIDE_PX), **options)
+        curves_by_chance(adding(weights), images(1), **options)
+
+
+def test_more_steps_than_cells_are_refused(weights: Tensor) -> None:
+    order = random_ranks(1, grid=GRID, seed=0)
+    with pytest.raises(DataError, match="from 1 to the 16 cells"):
+        curves_in_order(adding(weights), images(1), order, paint=images(1), grid=GRID, steps=17)

@@ -6,9 +6,11 @@ import pytest
 from PIL import Image
 
 from common.errors import DataError
+from common.explain import EXPLAINERS
 from common.explanation.schema import GridMap
 from common.pages.colours import COVER_EXPONENT, VIRIDIS, coloured, cover
 from common.pages.figures import FORMS, WORDINGS, read
+from common.pages.method_words import line_of, title_of
 from common.pages.sheet import Sheet
 from common.pages.stills import OPACITY, overlaid
 
@@ -22,6 +24,8 @@ SIGNED = "/a~1b/~0"
         (f"{SIGNED}/1", -1.0),
         (f"count({SIGNED})", 4),
         (f"largest({SIGNED})", 3.0),
+        (f"least({SIGNED})", -1.0),
+        (f"most({SIGNED})", 3.0),
         (f"largest_against({SIGNED})", 1.0),
         (f"total_for({SIGNED})", 3.5),
         (f"total_against({SIGNED})", 1.25),
@@ -137,3 +141,10 @@ def test_between_cells_a_still_is_bilinear_as_pillow_has_it() -> None:
     wanted = cover(fine, opacity=OPACITY)[..., None] * coloured(fine)
     assert np.abs(overlaid(black, grid) - wanted).max() <= 1
     assert cover(np.array(0.5), opacity=1.0) == pytest.approx(0.5**COVER_EXPONENT)
+
+
+def test_every_method_has_a_title_and_a_line_of_its_own() -> None:
+    titles = [title_of(name) for name in EXPLAINERS]
+    assert len(set(titles)) == len(titles)
+    assert not set(titles) & set(EXPLAINERS)
+    assert all(line_of(name) for name in EXPLAINERS)

@@ -6,6 +6,7 @@ import pytest
 from read_html import Html, taken_apart
 
 from common.errors import DataError
+from common.pages.answer import SETTLED
 from common.pages.index import IndexEntry, write_index
 
 SURE = IndexEntry("a b#1.html", "a b#1.png", "malignant", is_novel=False, is_sure=True, failure="")
@@ -26,7 +27,7 @@ def test_every_picture_has_its_line_and_says_how_far_its_answer_holds(tmp_path: 
     html = index_of(tmp_path, SURE, OPEN, NOVEL)
     lines = [piece.text for piece in html.shown("tr")][1:]
     assert [line.partition(" ")[0] for line in lines] == ["a", "c.pngNot", "d.pngUnlike"]
-    assert [line.rpartition("●")[2] for line in lines[:1]] == [" sure: one answer is left"]
+    assert [line.rpartition("●")[2] for line in lines[:1]] == [f" sure: {SETTLED}"]
     assert lines[1].endswith("◐ not sure")
     assert lines[2].endswith("▲ unlike the pictures it knows")
     assert any("3 pictures, 2 of them not sure" in piece.text for piece in html.shown("p"))

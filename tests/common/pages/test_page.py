@@ -13,6 +13,7 @@ from read_html import Html, taken_apart
 
 from common.errors import DataError
 from common.explanation.schema import Explanation, GridMap
+from common.pages.answer import SETTLED
 from common.pages.curves import EDGE, HEIGHT, WIDTH
 from common.pages.page import write_page
 from sample import picture, sample
@@ -59,6 +60,8 @@ def recomputed(document: JsonValue, source: str) -> float:
     return {
         "count": lambda: first.size,
         "mean": lambda: first.astype(float).mean(),
+        "least": lambda: first.astype(float).min(),
+        "most": lambda: first.astype(float).max(),
         "largest": lambda: first.astype(float).clip(min=0).max(),
         "largest_against": lambda: (-first.astype(float)).clip(min=0).max(),
         "total_for": lambda: first.astype(float).clip(min=0).sum(),
@@ -98,6 +101,28 @@ def test_every_number_on_a_page_can_be_recomputed_from_the_json_beside_it(
         source, value = number.attributes["data-from"], float(number.attributes["value"])
         assert value == pytest.approx(recomputed(document, source), rel=1e-9, abs=1e-12), source
         assert says(number.text, value), (source, number.text, value)
+
+
+def test_what_the_json_says_of_trust_follows_from_its_own_values(
+    variant: tuple[Html, JsonValue],
+) -> None:
+    _, document = variant
+    for finding in document["findings"]:
+        for method in finding["methods"]:
+            if curves := method["faithfulness"]:
+                areas = np.array(curves["random_areas"])
+                deletion, insertion, chance = (
+                    np.trapezoid(curves[name], curves["shares"])
+                    for name in ("deletion", "insertion", "random_deletion")
+                )
+                beaten = (deletion < areas) & (areas < insertion)
+                assert curves["beaten_orders"] == beaten.sum()
+                assert areas.mean() == pytest.approx(chance, rel=1e-5)
+                assert curves["random_insertion"] == curves["random_deletion"][::-1]
+            if found := method["completeness"]:
+                missing = found["parts"] + found["constants"] - found["whole"]
+                gap = abs(missing) / max(abs(found["whole"]), 0.1)
+                assert found["gap"] == pytest.approx(gap, rel=1e-5)
 
 
 def test_no_figure_stands_on_a_page_without_its_source(variant: tuple[Html, JsonValue]) -> None:
@@ -215,7 +240,7 @@ def test_names_cannot_break_out_of_their_place(tmp_path: Path) -> None:
     ("variant_of", "said"),
     [
         ({"task": "retina", "is_novel": True}, ["Unlike the pictures it knows", "Not sure"]),
-        ({"task": "pathoscan"}, ["Sure: one answer is left"]),
+        ({"task": "pathoscan"}, [f"Sure: {SETTLED}"]),
         ({"task": "chestx", "is_calibrated": False}, ["has not been measured", "Not calibrated"]),
     ],
 )
@@ -287,6 +312,69 @@ def test_a_probability_is_the_sum_that_the_page_writes_out(
             shifted.append(f"/findings/{place}/shift")
     assert written_out == shifted
     assert bool(shifted) is (is_calibrated and task != "pathoscan")
+
+
+def test_a_map_is_held_against_random_orders_and_other_pictures(tmp_path: Path) -> None:
+    html, _ = made(tmp_path, sample("chestx"))
+    words = " ".join(one.text for one in html.shown("p"))
+    assert "This map is better than each of 8 random orders." in words
+    assert re.search(r"no better than chance: better than \d of 8 random orders", words)
+    assert "Held against the maps of other pictures (3): small changes leave the map more" in words
+    assert "Held against the maps of other pictures (3): one of those is as like this map" in words
+    cells = [one.text for one in html.shown("td")]
+    assert "0.420.31 to 0.52" in cells
+    assert any(re.fullmatch(r"0\.28chance 0\.47\d\.\d\d to \d\.\d\d", cell) for cell in cells)
+
+    alone, _ = made(tmp_path, sample("retina"))
+    words = " ".join(one.text for one in alone.shown("p"))
+    assert "is not known: no other picture was explained with it." in words
+    assert "Held against" not in words
+
+
+def test_parts_that_do_not_add_up_stand_beside_their_map(tmp_path: Path) -> None:
+    html, _ = made(tmp_path, sample("chestx"))
+    legends = [
+        one
+        for one in html.shown("p")
+        if one.attributes.get("data-layer") == "method:4" and "data-side" in one.attributes
+    ]
+    (legend,) = legends
+    assert "Approximate for this picture: its parts add up to 0.62 logits; the logit's" in (
+        legend.text
+    )
+    assert "is 1.55. Gap 0.60." in legend.text
+    assert any("measuring it broke down (RuntimeError)" in one.text for one in html.shown("p"))
+
+
+def test_the_calibrations_note_stands_where_probability_and_set_are(tmp_path: Path) -> None:
+    html, document = made(tmp_path, sample("chestx"))
+    note = document["calibrated_on"]["note"]
+    (asked,) = (
+        one for one in html.shown("section") if one.attributes["aria-labelledby"] == "asked"
+    )
+    assert note in asked.text
+    assert "Calibrated on 160 pictures of 80 patients. On 64 others" in asked.text
+
+    bare, document = made(tmp_path, sample("chestx", is_calibrated=False))
+    why = document["why_not_calibrated"]
+    (asked,) = (
+        one for one in bare.shown("section") if one.attributes["aria-labelledby"] == "asked"
+    )
+    (header,) = bare.shown("header")
+    assert why in asked.text
+    assert f"No prediction set. {why}" in header.text
+
+
+def test_a_finding_without_a_set_of_its_own_says_why(tmp_path: Path) -> None:
+    whole = sample("chestx")
+    assert whole.prediction_set is not None
+    left_out = {"Mass": "The calibration part has 4 patients with the answer; 9 are needed."}
+    answers = whole.prediction_set.model_copy(
+        update={"questions": ("Effusion", "Pneumothorax"), "left_out": left_out}
+    )
+    html, _ = made(tmp_path, whole.model_copy(update={"prediction_set": answers}))
+    (header,) = html.shown("header")
+    assert f"Not covered are Mass: {left_out['Mass']}" in header.text
 
 
 def test_a_failed_method_says_why_and_cannot_be_chosen(tmp_path: Path) -> None:
