@@ -9,6 +9,7 @@ from torch import Tensor
 
 from common.errors import ExplanationError
 from common.explain import Explainer
+from common.explain.asking import answer_of, bound, in_batches
 from common.explain.baseline import blurred
 from common.metrics.agreement import agreement
 from common.metrics.bootstrap import Float64Array
@@ -25,7 +26,7 @@ from common.metrics.stability import between_pictures, reproducibility, stabilit
 from common.seed import derive_seed
 from common.studies.explanations_results import Row, SanityFigures, StageFigures
 from common.studies.explanations_sets import by_logit
-from common.studies.explanations_subject import Subject, answer_of, bound, in_batches
+from common.studies.explanations_subject import Subject
 
 OWN = "evidence"  # the map that is built into the model
 # Areas per case, each with what a random order gives.

@@ -1,6 +1,6 @@
 """A network with the cases it is asked about, and what holds of them for every method."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common.datasets.loader import make_batch
-from common.errors import ExplanationError
 from common.explain import Explainer
+from common.explain.asking import answer_of, bound, in_batches
 from common.explain.baseline import blurred
 from common.explain.score import score_of
 from common.metrics.bootstrap import Float64Array
@@ -18,14 +18,10 @@ from common.metrics.estimate import Estimate
 from common.metrics.faithfulness import curves_in_order, random_ranks
 from common.metrics.mean_estimate import mean_estimate
 from common.metrics.region_drop import RegionDrop, region_drop
-from common.metrics.stability import Explain
-from common.model.network import Network, Output
+from common.model.network import Network
 from common.seed import derive_seed
 from common.studies.explanations_config import ExplanationsConfig
 from common.studies.explanations_sets import MeasuredCase, PreparedSet, by_logit
-from common.tasks import Task
-
-AT_ONCE = 8  # pictures that a method is asked about together
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,41 +116,3 @@ def subject_of(
         drops=RegionDrop(inside, elsewhere, tuple(placements)),
         config=config,
     )
-
-
-def answer_of(network: Network, task: Task, logit: int) -> Callable[[Tensor], Tensor]:
-    """Return the uncalibrated probability that curves are drawn of, from pictures to (B,).
-
-    For a grade, of the middle question: grade 2 or worse, which refers a retina to a specialist.
-    """
-    question = (len(task.class_names) - 1) // 2 if task.kind == "ordinal" else logit
-
-    def answer(pictures: Tensor) -> Tensor:
-        output: Output = network(pictures, task=task.name)
-        return output.class_logits[:, question].sigmoid()
-
-    return answer
-
-
-def bound(explain: Explainer, network: Network, task: Task, logit: int) -> Explain:
-    """Return a method with everything but the pictures decided; refuses what breaks its contract.
-
-    The method raises ExplanationError, then, for maps of another shape or not finite.
-    """
-
-    def of_pictures(pictures: Tensor) -> Tensor:
-        maps = explain(network, pictures, task=task.name, logit=logit).detach()
-        expected = (len(pictures), *pictures.shape[-2:])
-        if tuple(maps.shape) != expected or not bool(maps.isfinite().all()):
-            raise ExplanationError(
-                f"the map must be finite and of shape {expected}, got {tuple(maps.shape)}. The "
-                "method breaks its contract: correct it."
-            )
-        return maps
-
-    return of_pictures
-
-
-def in_batches(explain: Explain) -> Explain:
-    """Return the same method, asked about a few pictures at a time."""
-    return lambda pictures: torch.cat([explain(part) for part in torch.split(pictures, AT_ONCE)])

@@ -27,33 +27,52 @@ from server.journal.entries import (
 )
 from server.journal.former_run import MODEL_CARD_FILE, MODEL_FOLDER
 from server.journal.kept_rounds import KeptRound, KeptRounds, RunNote
+from server.journal.metric_names import closing_metrics
 from server.journal.tracking import Tracker
 from server.measuring.central_eval import CentralResult
-from server.measuring.explanation_pictures import draw_averages, draw_extremes, draw_strip
+from server.measuring.explanation_closing import ClosingReport
+from server.measuring.explanation_entries import closing_entry
+from server.measuring.explanation_pictures import (
+    draw_averages,
+    draw_extremes,
+    draw_sites,
+    draw_strip,
+)
 from server.measuring.overlay_files import (
     FOLDER,
     average_file,
     before_after_file,
     extremes_file,
     round_file,
+    sites_file,
     strip_file,
 )
 from server.measuring.overlays import OverlayCase, OverlayMap, OverlayRow, draw_overlays, save_png
 from server.record.floor import floor_entry
-from server.record.summary import SCHEMA_VERSION, RoundEntry, Summary, TrackingEntry, write_summary
+from server.record.summary import (
+    SCHEMA_VERSION,
+    ClosingEntry,
+    PackageEntry,
+    RoundEntry,
+    Summary,
+    TrackingEntry,
+    write_summary,
+)
 from server.report.comparison import when
 from server.report.explanation_summary import ALARMS_TAG, alarms_text
-from server.report.report import markdown, report_files, write_report
+from server.report.report import METHODS, markdown, report_files, write_report
 from server.rounds.coordinate import RunResult
 from server.rounds.round_report import RoundReport
 
 CARDS_FOLDER = "data_cards"
+PACKAGE_TAG = "fovea.package_digest"
 
 # What is drawn of a task beside its rounds, and where it lies.
 PICTURES = {
     "where it looks on average": average_file,
     "best and worst cases": extremes_file,
     "one case over the rounds": strip_file,
+    "one case over the sites": sites_file,
 }
 
 Seen = tuple[int, tuple[OverlayMap, ...]]  # a round and its maps, one per case
@@ -193,16 +212,27 @@ class Journal:
         """Track a file of the run's folder that someone else has written."""
         self._tracker.log_file(path, folder=folder)
 
-    def finish(self, result: RunResult, *, package: Path | None = None) -> Summary:
+    def finish(
+        self,
+        result: RunResult,
+        *,
+        package: Path | None = None,
+        about: PackageEntry | None = None,
+        closing: ClosingReport | None = None,
+    ) -> Summary:
         """Write report, pages and summary.json, hand model and pages to MLflow, and close.
 
-        ``package`` is the folder of the model's package, None where there is none.
+        Args:
+            result: How the rounds ended.
+            package: The folder of the model's package; None: there is none.
+            about: What is noted of the package.
+            closing: What the model that is handed on was found to look at; None: not measured.
         """
         for task in self._config.tasks:
             self._draw_before_after(task)
             self._draw_strip(task)
-            for path in (average_file(self._out, task), extremes_file(self._out, task)):
-                if path.exists():
+            for file in (average_file, extremes_file, sites_file):
+                if (path := file(self._out, task)).exists():
                     self.keep(path, folder=f"{FOLDER}/{task}")
         for path in (result.files.best, result.files.last):
             if path.exists():
@@ -211,12 +241,16 @@ class Journal:
         if package is not None:
             for path in sorted(package.iterdir()):
                 self.keep(path, folder=f"{MODEL_FOLDER}/{package.name}")
-        summary = self._summary(result, package)
+        summary = self._summary(result, package, about, closing)
+        if summary.closing is not None:
+            self._tracker.log_metrics(closing_metrics(summary.closing), step=summary.closing.round)
         for path in write_report(summary, self._out).values():
             self.keep(path)
         self.keep(write_summary(summary, self._out))
         self._tracker.describe(markdown(summary))
         self._tracker.log_tag("fovea.verdict", str(summary.verdict))
+        if about is not None:
+            self._tracker.log_tag(PACKAGE_TAG, about.digest)
         tracking = self._tracker.close()
         if tracking != summary.tracking:
             # MLflow went away, or came back, while the last files were handed over.
@@ -250,7 +284,13 @@ class Journal:
             self._out,
         )
 
-    def _summary(self, result: RunResult, package: Path | None) -> Summary:
+    def _summary(
+        self,
+        result: RunResult,
+        package: Path | None,
+        about: PackageEntry | None,
+        closing: ClosingReport | None,
+    ) -> Summary:
         found = {
             f"{FOLDER}: {task}": before_after_file(self._out, task) for task in self._config.tasks
         }
@@ -264,6 +304,8 @@ class Journal:
             found["model package"] = package / MODEL_FILE
         files = {what: path for what, path in found.items() if path.exists()}
         files |= report_files(self._out)
+        if closing is None or not closing.methods:
+            del files[METHODS]
         return self._entry(
             run=result.run,
             verdict=result.verdict.status,
@@ -272,6 +314,8 @@ class Journal:
             best_round=result.best_round,
             files=files,
             tracking=self._tracker.entry(),
+            package=about,
+            closing=None if closing is None else closing_entry(closing),
         )
 
     def _entry(
@@ -284,6 +328,8 @@ class Journal:
         best_round: int | None,
         files: Mapping[str, Path],
         tracking: TrackingEntry,
+        package: PackageEntry | None = None,
+        closing: ClosingEntry | None = None,
     ) -> Summary:
         return Summary(
             schema_version=SCHEMA_VERSION,
@@ -306,6 +352,8 @@ class Journal:
             rounds=self.rounds(),
             tracking=tracking,
             files={name: path.relative_to(self._out).as_posix() for name, path in files.items()},
+            package=package,
+            closing=closing,
         )
 
     def _record_plan(self, reference_cards: Mapping[str, DataCard]) -> None:
@@ -340,6 +388,10 @@ class Journal:
         for task, looks in () if central.explanation is None else central.explanation.tasks.items():
             title = f"{self._config.task(task).title}: where it looks on average"
             draw_averages(looks.averages, average_file(self._out, task), title=title)
+            if looks.example is not None:
+                title = f"{self._config.task(task).title}: one case over the sites"
+                path, outline = sites_file(self._out, task), self._outline(task)
+                draw_sites(looks.example, path, title=title, outline=outline)
         for task, (best, worst) in central.extremes.items():
             title = f"{self._config.task(task).title}: best and worst cases"
             path, outline = extremes_file(self._out, task), self._outline(task)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from server.exchange.participation import Outcome
 from server.record.summary import (
+    ClosingEntry,
     Estimates,
     ExplanationEntry,
     FloorEntry,
@@ -127,6 +128,28 @@ def _explanation(entry: ExplanationEntry | None) -> Iterator[tuple[str, float | 
         for site, compared in looks.sites.items():
             for name, found in compared.per_class.items():
                 yield from _group(f"{place}/{name}/site_{site}", found)
+        for name, of_signs in looks.signs.items():
+            for sign, estimate in of_signs.items():
+                yield from _group(f"{place}/{name}/sign_{sign}", {"association": estimate})
+
+
+def closing_metrics(entry: ClosingEntry) -> dict[str, float]:
+    """Return by its tracked name every defined number of the model that a run hands on."""
+    return _defined(dict(_closing(entry)))
+
+
+def _closing(entry: ClosingEntry) -> Iterator[tuple[str, float | None]]:
+    yield "signs/seconds", entry.signs_seconds
+    yield "methods/seconds", entry.methods_seconds
+    for task, signs in entry.signs.items():
+        for name, of_signs in signs.per_class.items():
+            for sign, found in of_signs.items():
+                yield from _group(f"signs/{task}/{name}/{sign}", found)
+    for task, methods in entry.methods.items():
+        yield f"methods/{task}/pictures", methods.pictures
+        for row in methods.rows:
+            yield from _group(f"methods/{task}/{row.method}", row.estimates)
+            yield f"methods/{task}/{row.method}/seconds", row.seconds
 
 
 def _found_by(site: str, found: Mapping[str, float | None]) -> dict[str, float | None]:

@@ -11,15 +11,15 @@ from common.config import AlarmConfig
 from common.metrics.estimate import Estimate
 from server.measuring.explanation_places import BORDER, IN_WORDS, MARKER, OUTSIDE
 
-DRIFT, SITE = "drift", "site"
-ByClass = Mapping[str, Mapping[str, Estimate]]  # class → metric → estimate
+DRIFT, SITE, SIGN = "drift", "site", "sign"
+ByClass = Mapping[str, Mapping[str, Estimate]]  # class → metric, or sign, → estimate
 
 
 @dataclass(frozen=True)
 class Alarm:
     """One class of one task whose maps went beyond a threshold in one round."""
 
-    kind: str  # DRIFT, SITE, or one of server.measuring.explanation_places.PLACES
+    kind: str  # DRIFT, SITE, SIGN, or one of server.measuring.explanation_places.PLACES
     task: str
     class_name: str
     site: str | None  # of SITE
@@ -99,6 +99,56 @@ def shortcut_alarms(
                     f"{IN_WORDS[place]} (95 % interval {share.low:.0%} to {share.high:.0%}, alarm "
                     f"above {threshold:.0%}, by area {share.chance:.0%}; "
                     f"{share.support} pictures)."
+                ),
+            )
+
+
+def sign_alarms(
+    task: str,
+    title: str,
+    before: ByClass,
+    changes: ByClass,
+    *,
+    since: int,
+    thresholds: AlarmConfig,
+) -> Iterator[Alarm]:
+    """Yield the classes that no longer go with a sign that they surely went with before.
+
+    Surely: the whole interval of the earlier rank correlation lies above 0. That it fell by more
+    than the threshold must hold for the whole interval of the change, pictures paired.
+
+    Args:
+        task: Its name.
+        title: Its name in words.
+        before: Class → sign → rank correlation in the earlier round.
+        changes: Class → sign → what it is now less what it was.
+        since: The earlier round.
+        thresholds: The run's.
+    """
+    for name, of_signs in changes.items():
+        for sign, change in of_signs.items():
+            was = before.get(name, {}).get(sign)
+            if was is None or was.value is None or was.low is None or was.low <= 0:
+                continue
+            if change.value is None or change.low is None or change.high is None:
+                continue
+            if change.high >= -thresholds.sign_drop:
+                continue
+            yield Alarm(
+                kind=SIGN,
+                task=task,
+                class_name=name,
+                site=None,
+                value=change.value,
+                bound=change.high,
+                threshold=-thresholds.sign_drop,
+                support=change.support,
+                sentence=(
+                    f"{title}, {_words(name)}: no longer goes with the sign {_words(sign)} as in "
+                    f"round {since} (rank correlation {was.value:.2f} then, "
+                    f"{was.value + change.value:.2f} now; change {change.value:.2f}, 95 % interval "
+                    f"{change.low:.2f} to {change.high:.2f}, alarm below "
+                    f"{-thresholds.sign_drop:.2f}; {change.support} pictures)."
                 ),
             )
 

@@ -1,4 +1,4 @@
-"""From what a round's maps say to what the summary keeps of it."""
+"""From what maps say, each round and at the end, to what the summary keeps of it."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -6,11 +6,17 @@ from dataclasses import asdict
 from common.config import RunConfig
 from common.metrics.estimate import Estimate, finite_or_none
 from server.measuring.central_eval import CentralResult
+from server.measuring.explanation_closing import ClosingReport
+from server.measuring.explanation_methods import MethodRow
 from server.measuring.explanation_watch import TaskLooks
 from server.record.summary import (
     AlarmEntry,
+    ClosingEntry,
     Estimates,
     ExplanationEntry,
+    MethodEntry,
+    MethodsEntry,
+    SignsEntry,
     SiteLooksEntry,
     TaskLooksEntry,
     estimate_entries,
@@ -34,6 +40,47 @@ def explanation_entry(central: CentralResult, config: RunConfig) -> ExplanationE
     )
 
 
+def closing_entry(found: ClosingReport) -> ClosingEntry:
+    """Return what is kept of the look at the model that a run hands on."""
+    return ClosingEntry(
+        round=found.server_round,
+        signs={
+            name: SignsEntry(
+                pictures=signs.pictures,
+                patients=signs.patients,
+                per_class={
+                    label: _by_class(of_signs) for label, of_signs in signs.per_class.items()
+                },
+                untaught=signs.untaught,
+            )
+            for name, signs in found.signs.items()
+        },
+        methods={
+            name: MethodsEntry(
+                pictures=methods.pictures,
+                of_pictures=methods.of_pictures,
+                cases=dict(methods.cases),
+                rows=tuple(_method(row) for row in methods.rows),
+            )
+            for name, methods in found.methods.items()
+        },
+        left_out=dict(found.left_out),
+        signs_seconds=found.signs_seconds,
+        methods_seconds=found.methods_seconds,
+    )
+
+
+def _method(row: MethodRow) -> MethodEntry:
+    return MethodEntry(
+        method=row.method,
+        failure=row.failure,
+        refused=row.refused,
+        why_refused=row.why_refused,
+        seconds=row.seconds,
+        estimates=estimate_entries(row.estimates),
+    )
+
+
 def _looks(looks: TaskLooks) -> TaskLooksEntry:
     return TaskLooksEntry(
         pictures=looks.pictures,
@@ -48,6 +95,7 @@ def _looks(looks: TaskLooks) -> TaskLooksEntry:
             )
             for site, compared in looks.sites.items()
         },
+        signs=_by_class(looks.signs),
     )
 
 

@@ -1,4 +1,4 @@
-"""Pictures of a run's maps: on average, at best and at worst, and of one case over the rounds."""
+"""Pictures of a run's maps: on average, at best and worst, one case over rounds and over sites."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,7 +7,8 @@ import numpy as np
 
 from common.datasets.shard import Shard
 from common.evaluate import TaskPredictions, positive_logits
-from server.measuring.explanation_watch import AverageLook
+from server.measuring.explanation_averages import AverageLook
+from server.measuring.explanation_sites import SiteExample
 from server.measuring.overlay_cases import Choice
 from server.measuring.overlays import (
     OverlayCase,
@@ -21,6 +22,7 @@ from server.measuring.overlays import (
 
 COLUMNS = 6
 OWN_SCALE = "each class on a scale of its own: where, not how much"
+EACH_MODEL = "each model on a scale of its own: where, not how much"
 EXTREMES = 3  # at each end
 ROUNDS_SHOWN = 12  # of one case, at most
 
@@ -115,6 +117,25 @@ def draw_strip(
         note = f"asked: {case.question}  truth: {case.truth}"
         drawn = draw_tiles(tiles, title=title, note=note, outline=outline, columns=COLUMNS)
         save_png(drawn, path)
+
+
+def draw_sites(example: SiteExample, path: Path, *, title: str, outline: str) -> None:
+    """Draw one case as the global model sees it, then as the model that each site trained does."""
+    seen = {"global model": example.whole, **example.sites}
+    tiles = [
+        OverlayTile(
+            example.case.image,
+            example.case.roi,
+            in_full_colour(map_),
+            (whose, energy_line(map_)),
+        )
+        for whose, map_ in seen.items()
+    ]
+    note = f"asked: {example.case.question}  truth: {example.case.truth}; the first of the sample"
+    drawn = draw_tiles(
+        tiles, title=title, note=note, outline=outline, columns=COLUMNS, scale=EACH_MODEL
+    )
+    save_png(drawn, path)
 
 
 def _one_per_patient(

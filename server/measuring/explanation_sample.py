@@ -1,5 +1,7 @@
 """The pictures on which a run's maps are watched, and what one model sees in them."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -49,10 +51,27 @@ def choose_sample(
     return np.array(list(chosen.values()), dtype=np.int64)
 
 
+@dataclass(frozen=True, eq=False)
+class Looked:
+    """What one model sees in N pictures and says of them; T logits, K signs (0 without heads)."""
+
+    maps: Maps
+    logits: NDArray[np.float32]  # (N, T)
+    sign_maps: NDArray[np.float32]  # (N, K, h, w)
+    sign_logits: NDArray[np.float32]  # (N, K)
+
+
 def maps_of(
     network: Network, shard: Shard, indices: NDArray[np.int64], *, task: Task, batch_size: int
 ) -> Maps:
-    """Return a network's signed maps of pictures, (N, T, h, w); nothing else is measured.
+    """Return a network's signed maps of pictures, (N, T, h, w); see :func:`look_at`."""
+    return look_at(network, shard, indices, task=task, batch_size=batch_size).maps
+
+
+def look_at(
+    network: Network, shard: Shard, indices: NDArray[np.int64], *, task: Task, batch_size: int
+) -> Looked:
+    """Return what a network sees in pictures of a shard, (N,); nothing else is measured.
 
     The same bits as the maps of :func:`common.evaluate.evaluate` in batches of the same pictures.
     The network is left in the mode it came in.
@@ -60,7 +79,7 @@ def maps_of(
     size_px = int(shard.images.shape[1])
     device = next(network.parameters()).device
     grid = network.grid(size_px)
-    seen: list[Maps] = []
+    seen: list[tuple[NDArray[np.float32], ...]] = []
     was_training = network.training
     network.eval()
     try:
@@ -69,7 +88,13 @@ def maps_of(
                 rows = indices[start : start + batch_size]
                 batch = make_batch(shard, rows, task=task, grid=grid)
                 output = network(batch.image.to(device), task=task.name)
-                seen.append(output.maps.cpu().numpy())
+                parts = (output.maps, output.logits, output.concept_maps, output.concept_logits)
+                seen.append(tuple(part.cpu().numpy() for part in parts))
     finally:
         network.train(was_training)
-    return np.concatenate(seen) if seen else np.zeros((0, task.num_logits, *grid), np.float32)
+    if not seen:
+        empty = np.zeros((0, task.num_logits), np.float32)
+        none = np.zeros((0, 0), np.float32)
+        shapes = (np.zeros((0, task.num_logits, *grid), np.float32), empty)
+        return Looked(*shapes, np.zeros((0, 0, *grid), np.float32), none)
+    return Looked(*(np.concatenate(part) for part in zip(*seen, strict=True)))

@@ -1,10 +1,10 @@
 """Consistency of a federation's explanations: do its maps hold still, agree, and stay on the body?
 
 Every measured round, on a fixed sample of reference pictures: drift since the last measured round,
-what speaks for a class where no disease can be, and how far the sites' own models look where the
-global one looks. The global model's maps come from the evaluation's own forward pass; only a
-site's model needs another one, so the sites take turns. In a round that may be the last the whole
-part is looked at, and every site.
+what speaks for a class where no disease can be, whether a class still goes with its signs, and how
+far the sites' own models look where the global one looks. The global model's maps and answers come
+from the evaluation's own forward pass; only a site's model needs another one, so the sites take
+turns. In a round that may be the last the whole part is looked at, and every site.
 
 What is measured never depends on a clock: the time it took is told, and when it was too much.
 """
@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from common.config import RunConfig
 from common.datasets.shard import Shard
 from common.evaluate import TaskPredictions
-from common.layers import is_local
 from common.metrics.drift import map_similarity
 from common.metrics.estimate import Estimate
 from common.metrics.shortcut import evidence_share
@@ -28,36 +27,37 @@ from common.model.network import Network
 from common.seed import derive_seed
 from common.wire import Arrays
 from server.exchange.requests import is_measured
-from server.measuring.explanation_alarms import Alarm, drift_alarms, shortcut_alarms, site_alarms
+from server.measuring.explanation_alarms import (
+    Alarm,
+    drift_alarms,
+    shortcut_alarms,
+    sign_alarms,
+    site_alarms,
+)
+from server.measuring.explanation_averages import AverageLook, averages_of
 from server.measuring.explanation_places import Places, places_of
-from server.measuring.explanation_sample import Maps, choose_sample, maps_of
+from server.measuring.explanation_sample import Maps, choose_sample, look_at
+from server.measuring.explanation_sign_watch import (
+    Answers,
+    BySign,
+    answers_in,
+    answers_to,
+    changes,
+    goes_with,
+)
+from server.measuring.explanation_sites import (
+    SiteExample,
+    SiteLooks,
+    SitesCompared,
+    compare_sites,
+    sites_note,
+)
 from server.rounds.round_report import NOTHING_BESIDE, Beside
 
 # Of the allowed share of the evaluation's pictures: the rest is for the numbers made from maps.
 FORWARD_SHARE = 0.5
-BLENDED = 32  # pictures, at most, whose mean lies below an average map
-IN_THE_SUM_ONLY = "in the sum only: updates are summed under masks, no site's model is seen"
-NOBODY = "no site's model was there to compare"
 
 Estimates = Mapping[str, Estimate]
-
-
-@dataclass(frozen=True, eq=False)
-class SiteLooks:
-    """How far a site's locally trained model looks where the round's global model looks."""
-
-    pictures: int
-    similarity: Mapping[str, Estimates]  # class → spearman, top_iou
-
-
-@dataclass(frozen=True, eq=False)
-class AverageLook:
-    """Where a model looks on average in the pictures that show a class."""
-
-    class_name: str
-    pictures: int
-    evidence: NDArray[np.float32]  # (h, w) >= 0, mean of what each place adds to the logit
-    image: NDArray[np.uint8]  # (S, S, C), mean of some of these pictures
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +70,21 @@ class TaskLooks:
     since: int | None  # the round that drift is counted from; None: there is none
     drift: Mapping[str, Estimates]  # class → spearman, top_iou; empty without ``since``
     shares: Mapping[str, Estimates]  # class → place → share of positive evidence
+    # Class → sign → rank correlation over the fixed sample; {} where signs have no heads.
+    signs: BySign
     sites: Mapping[str, SiteLooks]
+    example: SiteExample | None  # of a round that may be the last, if sites were compared
     averages: tuple[AverageLook, ...]  # classes with a positive picture
+
+
+@dataclass(frozen=True, eq=False)
+class _Former:
+    """What a measured round leaves for the next one to be compared with, of one task's sample."""
+
+    server_round: int
+    maps: Maps
+    answers: Answers
+    signs: BySign
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +121,7 @@ class ExplanationWatch:
         allowed = rules.explanation_share * FORWARD_SHARE * evaluated / compared
         self._site_pictures = max(1, int(allowed))
         self._places: dict[str, Places] = {}  # of the samples
-        self._before: dict[str, tuple[int, Maps]] = {}
+        self._before: dict[str, _Former] = {}
 
     def wanted(self, task: str, *, whole: bool) -> set[int]:
         """Return the pictures whose maps must be kept: the sample, or the ``whole`` part."""
@@ -135,17 +148,30 @@ class ExplanationWatch:
         sampled = {name: _stacked(found, self._samples[name]) for name, found in predicted.items()}
         if server_round and beside.start and not self._before:
             self._recall(server_round - 1, network, beside.start)
-        sites = self._sites(sampled, network, beside)
+        compared = compare_sites(
+            self._config,
+            network,
+            self._shards,
+            self._samples,
+            sampled,
+            beside=beside,
+            pictures=self._site_pictures,
+            similarity=self._similarity,
+        )
         tasks: dict[str, TaskLooks] = {}
         alarms: list[Alarm] = []
         for name, found in predicted.items():
-            tasks[name] = self._task(name, found, sampled[name], sites.get(name, {}), beside)
-            alarms += self._alarms(name, tasks[name], server_round)
-            self._before[name] = (server_round, sampled[name])
+            answers = answers_to(found, self._samples[name])
+            looks = self._task(
+                name, found, sampled[name], answers=answers, compared=compared, beside=beside
+            )
+            tasks[name] = looks
+            alarms += self._alarms(name, looks, answers, server_round)
+            self._before[name] = _Former(server_round, sampled[name], answers, looks.signs)
         return WatchReport(
             tasks=tasks,
             alarms=tuple(alarms),
-            sites_note=self._sites_note(sites, beside, server_round),
+            sites_note=sites_note(self._config, compared.looks, beside, server_round),
             seconds=time.monotonic() - started,
         )
 
@@ -156,21 +182,25 @@ class ExplanationWatch:
             return  # drift is counted between measured rounds, and that one's model is gone
         write_arrays(network, model)
         for name, shard in self._shards.items():
-            maps = maps_of(
+            looked = look_at(
                 network,
                 shard,
                 self._samples[name],
                 task=config.task(name),
                 batch_size=config.evaluation.batch_size,
             )
-            self._before[name] = (server_round, maps)
+            answers = answers_in(looked)
+            signs = self._goes_with(name, answers)
+            self._before[name] = _Former(server_round, looked.maps, answers, signs)
 
     def _task(
         self,
         name: str,
         found: TaskPredictions,
         sampled: Maps,
-        sites: Mapping[str, SiteLooks],
+        *,
+        answers: Answers,
+        compared: SitesCompared,
         beside: Beside,
     ) -> TaskLooks:
         shard, sample = self._shards[name], self._samples[name]
@@ -184,37 +214,14 @@ class ExplanationWatch:
             pictures=len(looked),
             of_pictures=len(found.indices),
             drift_pictures=len(sample),
-            since=None if before is None else before[0],
-            drift={} if before is None else self._similarity(name, before[1], sampled, sample),
+            since=None if before is None else before.server_round,
+            drift={} if before is None else self._similarity(name, before.maps, sampled, sample),
             shares=self._shares(name, looked, maps, whole=beside.may_be_last),
-            sites=sites,
-            averages=tuple(_averages(shard, looked, maps, found.task.logit_names)),
+            signs=self._goes_with(name, answers),
+            sites=compared.looks.get(name, {}),
+            example=compared.examples.get(name),
+            averages=tuple(averages_of(shard, looked, maps, found.task.logit_names)),
         )
-
-    def _sites(
-        self, sampled: Mapping[str, Maps], network: Network, beside: Beside
-    ) -> dict[str, dict[str, SiteLooks]]:
-        """Compare each site's model with the global one, by task and site."""
-        config, looks = self._config, dict[str, dict[str, SiteLooks]]()
-        for site in config.sites:
-            change, name = beside.changes.get(site.name), site.task
-            if change is None or _stays(name, config):
-                continue
-            sample = self._samples[name]
-            rows = sample if beside.may_be_last else sample[: self._site_pictures]
-            write_arrays(network, _moved(beside.start, change))
-            maps = maps_of(
-                network,
-                self._shards[name],
-                rows,
-                task=config.task(name),
-                batch_size=config.evaluation.batch_size,
-            )
-            looks.setdefault(name, {})[site.name] = SiteLooks(
-                pictures=len(rows),
-                similarity=self._similarity(name, sampled[name][: len(rows)], maps, rows),
-            )
-        return looks
 
     def _similarity(
         self, name: str, first: Maps, second: Maps, rows: NDArray[np.int64]
@@ -258,31 +265,49 @@ class ExplanationWatch:
             for logit, label in enumerate(self._config.task(name).logit_names)
         }
 
-    def _alarms(self, name: str, looks: TaskLooks, server_round: int) -> Iterator[Alarm]:
+    def _goes_with(self, name: str, answers: Answers) -> BySign:
+        return goes_with(
+            answers,
+            self._shards[name].patients[self._samples[name]],
+            task=self._config.task(name),
+            rules=self._config.evaluation,
+            rng=self._draws(name),
+        )
+
+    def _alarms(
+        self, name: str, looks: TaskLooks, answers: Answers, server_round: int
+    ) -> Iterator[Alarm]:
         title, thresholds = self._config.task(name).title, self._config.evaluation.alarms
+        before = self._before.get(name)
         if server_round == 0:
             return  # nothing has been learned yet, neither right nor wrong
-        if looks.since is not None:
-            yield from drift_alarms(
-                name, title, looks.drift, since=looks.since, thresholds=thresholds
-            )
+        if before is not None:
+            since = before.server_round
+            yield from drift_alarms(name, title, looks.drift, since=since, thresholds=thresholds)
+            if since:
+                yield from self._sign_alarms(name, before, answers)
         yield from shortcut_alarms(name, title, looks.shares, thresholds=thresholds)
         for site, compared in looks.sites.items():
             yield from site_alarms(name, title, site, compared.similarity, thresholds=thresholds)
 
-    def _sites_note(
-        self, sites: Mapping[str, Mapping[str, SiteLooks]], beside: Beside, server_round: int
-    ) -> str:
-        if self._config.secure_aggregation.enabled:
-            return IN_THE_SUM_ONLY
-        compared = [site for found in sites.values() for site in found]
-        local = sorted({s.task for s in self._config.sites if _stays(s.task, self._config)})
-        heads = f"; heads that stay at the sites are not compared: {', '.join(local)}"
-        note = NOBODY if server_round else "before training there is no site's model"
-        if compared:
-            turn = "all that answered" if beside.may_be_last else "the sites take turns"
-            note = f"{', '.join(sorted(compared))}: {turn}"
-        return note + (heads if local else "")
+    def _sign_alarms(self, name: str, before: _Former, answers: Answers) -> Iterator[Alarm]:
+        task = self._config.task(name)
+        changed = changes(
+            before.answers,
+            answers,
+            self._shards[name].patients[self._samples[name]],
+            task=task,
+            rules=self._config.evaluation,
+            rng=self._draws(name),
+        )
+        yield from sign_alarms(
+            name,
+            task.title,
+            before.signs,
+            changed,
+            since=before.server_round,
+            thresholds=self._config.evaluation.alarms,
+        )
 
     def _draws(self, name: str) -> np.random.Generator:
         """Return the same draws for every round, so that rounds differ by their maps alone."""
@@ -292,29 +317,3 @@ class ExplanationWatch:
 
 def _stacked(found: TaskPredictions, rows: NDArray[np.int64]) -> Maps:
     return np.stack([found.kept_maps[int(index)] for index in rows])
-
-
-def _moved(start: Arrays, change: Arrays) -> Arrays:
-    """Return a site's model: what it was sent plus its change; the rest as it was sent."""
-    return {
-        name: (array + change[name]).astype(array.dtype) if name in change else array
-        for name, array in start.items()
-    }
-
-
-def _stays(task: str, config: RunConfig) -> bool:
-    """Say whether a task's head stays at its sites: the coordinator's own was never trained."""
-    return is_local(f"heads.{task}.", config.federation.local_layers)
-
-
-def _averages(
-    shard: Shard, rows: NDArray[np.int64], maps: Maps, names: tuple[str, ...]
-) -> Iterator[AverageLook]:
-    for logit, name in enumerate(names):
-        shown = np.flatnonzero(shard.targets[rows, logit] >= 1)  # NaN, unknown, is not shown
-        if len(shown):
-            evidence = np.clip(maps[shown, logit], 0, None)
-            mean = np.where(np.isfinite(evidence), evidence, 0).mean(axis=0)
-            some = np.asarray(shard.images[np.sort(rows[shown[:BLENDED]])])
-            image = some.mean(axis=0).round().astype(np.uint8)
-            yield AverageLook(name, len(shown), mean.astype(np.float32), image)

@@ -1,9 +1,10 @@
 """Which reference pictures are shown after every round, and what is written under them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from common.datasets.shard import Shard, lesion_masks
 from common.evaluate import TaskPredictions, context_share, positive_logits
@@ -61,21 +62,30 @@ def overlay_map(
 ) -> OverlayMap:
     """Return what one model sees in a case; its map must have been kept."""
     signed = predicted.kept_maps[choice.index][choice.logit]  # (h, w)
-    found = None if case.roi is None else localise(signed, case.roi)
-    speaks_for = np.where(np.isfinite(signed), np.clip(signed, 0, None), 0).astype(np.float32)
-    total = float(speaks_for.sum())
     row = int(np.searchsorted(predicted.indices, choice.index))
     context = float(predicted.context[row, choice.logit])
     has_context = task.logit_names[choice.logit] in predicted.with_context
-    return OverlayMap(
-        saliency=speaks_for / total if total > 0 else speaks_for,
-        evidence_logits=total,
+    return replace(
+        bare_map(signed, case),
         prediction=_prediction(predicted, row, choice.logit, task),
-        energy_in_roi=None if found is None else found.energy,
-        chance_energy=None if found is None else found.energy_chance,
         context_share=context_share(map_logits=float(signed.sum()), context_logits=context)
         if has_context
         else None,
+    )
+
+
+def bare_map(signed: NDArray[np.floating], case: OverlayCase) -> OverlayMap:
+    """Return what a signed map (h, w) shows in a case, without saying what was predicted."""
+    found = None if case.roi is None else localise(signed, case.roi)
+    speaks_for = np.where(np.isfinite(signed), np.clip(signed, 0, None), 0).astype(np.float32)
+    total = float(speaks_for.sum())
+    return OverlayMap(
+        saliency=speaks_for / total if total > 0 else speaks_for,
+        evidence_logits=total,
+        prediction="",
+        energy_in_roi=None if found is None else found.energy,
+        chance_energy=None if found is None else found.energy_chance,
+        context_share=None,
     )
 
 

@@ -31,6 +31,11 @@ def strip_file(out: Path, task: str) -> Path:
     return out / FOLDER / task / "one_case.png"
 
 
+def sites_file(out: Path, task: str) -> Path:
+    """Return where one case of a task lies as the sites' own models see it."""
+    return out / FOLDER / task / "sites.png"
+
+
 def before_after_file(out: Path, task: str) -> Path:
     """Return where a task's comparison of the first and the last model lies."""
     return out / FOLDER / task / "before_after.png"

@@ -162,12 +162,15 @@ class TaskLooksEntry(Entry):
     # Logit → place → share of what speaks for it that lies there; see explanation_places.
     shares: dict[str, Estimates]
     sites: dict[str, SiteLooksEntry]  # those compared in this round
+    # Logit → sign → rank correlation of the two over the fixed sample. Empty: signs have no heads,
+    # or the summary was written before they were watched.
+    signs: dict[str, Estimates] = {}
 
 
 class AlarmEntry(Entry):
     """One class of one task whose maps went beyond a threshold."""
 
-    kind: str  # drift, site, or the place of a share
+    kind: str  # drift, site, sign, or the place of a share
     task: str
     class_name: str
     site: str | None  # whose model looks elsewhere
@@ -237,6 +240,56 @@ class TaskAbout(Entry):
     generated: bool  # some of its pictures are phantoms: they say nothing about patients
 
 
+class SignsEntry(Entry):
+    """Which signs carry the classes of one task; see server/measuring/explanation_signs.py."""
+
+    pictures: NotNegative  # looked at
+    patients: NotNegative
+    # Logit → sign → over the pictures that show the class evidence_on_sign (0..1), the same
+    # _above_chance (-1..1), sign_called (share that has it); over all association (-1..1).
+    per_class: dict[str, dict[str, Estimates]]
+    untaught: tuple[str, ...]  # signs that no site has taught: left out
+
+
+class MethodEntry(Entry):
+    """One explanation method on one task, or why it has no figures."""
+
+    method: str
+    failure: str  # empty where there are figures
+    refused: NotNegative  # pictures that it would not explain, left out of its means
+    why_refused: str  # of the first of them
+    seconds: Seconds | None  # a picture, one at a time, median
+    estimates: Estimates  # see server/measuring/explanation_methods.py
+
+
+class MethodsEntry(Entry):
+    """Explanation methods side by side on one task."""
+
+    pictures: NotNegative  # that every method was asked about
+    of_pictures: NotNegative  # chosen; fewer were measured where the time was up
+    cases: dict[str, NotNegative]  # of the measured ones, by logit
+    rows: tuple[MethodEntry, ...]
+
+
+class ClosingEntry(Entry):
+    """What was measured once of the model that the run hands on, when the rounds were over."""
+
+    round: NotNegative  # whose model it is
+    signs: dict[str, SignsEntry]  # by task; none where its signs have no heads
+    methods: dict[str, MethodsEntry]  # by task; none where it is off or nothing is outlined
+    left_out: dict[str, str]  # task that the model does not answer → why
+    signs_seconds: Seconds
+    methods_seconds: Seconds
+
+
+class PackageEntry(Entry):
+    """The model as it can be used away from the run; see common/package/schema.py."""
+
+    digest: str  # of the whole package: who opens it can tell by it whether it was changed
+    tasks: tuple[str, ...]  # that it answers
+    left_out: dict[str, str]  # task of the run that it does not answer → why
+
+
 class TrackingEntry(Entry):
     """Where MLflow has this run."""
 
@@ -271,6 +324,10 @@ class Summary(Entry):
     rounds: tuple[RoundEntry, ...]
     tracking: TrackingEntry
     files: dict[str, str]  # what it is → path relative to this file
+    # Null: no model was packaged, or the summary was written before packages had a digest.
+    package: PackageEntry | None = None
+    # Null: there is no model, the run was stopped, or the summary was written before this was done.
+    closing: ClosingEntry | None = None
 
     def evaluated(self, task: str) -> tuple[tuple[int, TaskEntry], ...]:
         """Return the rounds in which a task was evaluated centrally, in order."""

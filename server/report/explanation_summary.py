@@ -21,7 +21,6 @@ PLACES = {
     "on_marker": "On burnt-in markers",
 }
 COLUMNS = ("Class", "Like the round before", *PLACES.values())
-SITE_COLUMNS = ("Site", "Round", "Differs most in", "Looks alike", "95 % interval", "Pictures")
 WHAT_IT_MEANS = (
     "Like the round before: rank correlation of a class's maps with those of the round measured "
     "before, 1 for the same places, 0 by chance. The other columns: share of what speaks for the "
@@ -101,30 +100,6 @@ def look_rows(summary: Summary, task: str) -> list[tuple[str, ...]]:
     found = last_watched(summary)
     looks = None if found is None else found[1].tasks.get(task)
     return [] if looks is None else list(_rows(looks))
-
-
-def site_rows(summary: Summary, task: str) -> list[tuple[str, ...]]:
-    """Return the rows below SITE_COLUMNS: each site's last comparison, its least alike class."""
-    last: dict[str, tuple[str, ...]] = {}
-    for entry in summary.rounds:
-        looks = None if entry.explanation is None else entry.explanation.tasks.get(task)
-        for site, compared in {} if looks is None else looks.sites.items():
-            known = {
-                name: estimates["spearman"]
-                for name, estimates in compared.per_class.items()
-                if estimates["spearman"].value is not None
-            }
-            if known:
-                name = min(known, key=lambda name: (known[name].value or 0.0, name))
-                last[site] = (
-                    site,
-                    str(entry.round),
-                    in_words(name),
-                    number(known[name].value),
-                    interval(known[name]),
-                    str(known[name].support),
-                )
-    return [last[site] for site in sorted(last)]
 
 
 def in_words(name: str) -> str:

@@ -1,7 +1,6 @@
 """index.html of a run: tables and pictures that open from the folder, without any server."""
 
 import json
-from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
@@ -11,11 +10,11 @@ from server.measuring.overlay_files import (
     before_after_file,
     extremes_file,
     round_files,
+    sites_file,
     strip_file,
 )
 from server.record.protection import epsilon_columns, epsilon_rows, protection
 from server.record.summary import EstimateEntry, Summary
-from server.report import explanation_summary as explanations
 from server.report.class_table import class_table, concept_table
 from server.report.comparison import (
     Row,
@@ -33,6 +32,8 @@ from server.report.comparison import (
     trained_rounds,
 )
 from server.report.definitions import DEFINITIONS, MARKS, MEASURED_ON, lead
+from server.report.explanation_page import closing_sections, watched_section
+from server.report.tables import html_table
 
 PAGE_FILE = "index.html"
 
@@ -48,6 +49,7 @@ MORE = {
     "on average, class by class": average_file,
     "best and worst cases": extremes_file,
     "one case over the rounds": strip_file,
+    "one case as the sites' own models see it": sites_file,
 }
 
 STYLE = """
@@ -78,6 +80,7 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.2rem; m
      font-size: .93rem; } dt { font-weight: 600; } dd { margin: 0; color: var(--faint); }
 details { margin: .6rem 0; } summary { cursor: pointer; } .wide { overflow-x: auto; }
 td { vertical-align: top; } .better { color: #1a7f4b; } .worse { color: #b42318; }
+@media (max-width: 40rem) { dl { grid-template-columns: 1fr; } body { padding: 1rem; } }
 input[type=range] { width: min(28rem, 70%); vertical-align: middle; }
 """
 
@@ -108,7 +111,8 @@ def write_page(summary: Summary, out: Path, *, curves: str) -> Path:
             *[class_table(summary, task) for task in summary.tasks],
             *[concept_table(summary, task) for task in summary.tasks],
             *[_task_pictures(summary, task, out) for task in summary.tasks],
-            _explanations(summary),
+            watched_section(summary),
+            closing_sections(summary),
             "<h2>Round by round</h2>",
             f'<figure><img src="{escape(curves)}" alt="AUROC, energy in lesion and loss"></figure>',
             "<h2>Privacy</h2>",
@@ -155,7 +159,7 @@ def _table(summary: Summary) -> str:
         body += f"<tr><td colspan=8><strong>{escape(about.title)}</strong> "
         body += f"<span class=faint>{classes}</span></td></tr>"
         body += "".join(_table_row(row) for row in task_rows(summary, task))
-    return f"<table>{head}{body}</table>"
+    return f'<div class="wide"><table>{head}{body}</table></div>'
 
 
 def _table_row(row: Row) -> str:
@@ -233,55 +237,16 @@ def _task_pictures(summary: Summary, task: str, out: Path) -> str:
     return "".join(parts)
 
 
-def _explanations(summary: Summary) -> str:
-    """Return alarms first, the numbers of every class behind a click; "" if nobody watched."""
-    if not explanations.is_watched(summary):
-        return ""
-    alarms = "".join(f"<span>{escape(s)}</span>" for s in explanations.standing_alarms(summary))
-    said = f'<p class="warn">{alarms}</p>' if alarms else f"<p>{escape(explanations.NO_ALARM)}</p>"
-    if former := explanations.former_alarms(summary):
-        said += f'<p class="faint">Earlier: {escape("; ".join(former))}.</p>'
-    tables = "".join(_looks(summary, task) for task in summary.tasks)
-    return (
-        f"<h2>Do its reasons hold?</h2>{said}{tables}"
-        f'<p class="faint">{escape(explanations.WHAT_IT_MEANS)}</p>'
-        f'<p class="faint">{escape(explanations.cost_sentence(summary))}</p>'
-    )
-
-
-def _looks(summary: Summary, task: str) -> str:
-    rows = explanations.look_rows(summary, task)
-    if not rows:
-        return ""
-    sites = explanations.site_rows(summary, task)
-    compared = _plain_table(explanations.SITE_COLUMNS, sites) if sites else ""
-    if compared:
-        compared = f"<p>Sites, each by the class in which it differs most:</p>{compared}"
-    return (
-        f"<details><summary>{escape(summary.tasks[task].title)}: drift and shortcuts, class by "
-        f'class</summary><p class="faint">{escape(explanations.watched_sentence(summary, task))}'
-        f"</p>{_plain_table(explanations.COLUMNS, rows)}{compared}</details>"
-    )
-
-
 def _privacy(summary: Summary) -> str:
     """Say what protects patients and what does not; of a run with noise, ε by round."""
     items = "".join(f"<li>{escape(sentence)}</li>" for sentence in protection(summary))
     rows = epsilon_rows(summary)
-    table = _plain_table(epsilon_columns(summary), rows) if rows else ""
+    table = html_table(epsilon_columns(summary), rows) if rows else ""
     return f"<ul>{items}</ul>{table}"
 
 
 def _sites(summary: Summary) -> str:
-    return _plain_table(site_columns(summary), [row.cells for row in site_rows(summary)])
-
-
-def _plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(name)}</th>" for name in columns)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>" for cells in rows
-    )
-    return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
+    return html_table(site_columns(summary), [row.cells for row in site_rows(summary)])
 
 
 def _colophon(summary: Summary) -> str:

@@ -1,6 +1,5 @@
 """What a reviewer reads at the end of a run: a table in the terminal, report.md, index.html."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from rich import box
@@ -30,10 +29,14 @@ from server.report.comparison import (
 )
 from server.report.curves import draw_curves
 from server.report.definitions import DEFINITIONS, MARKS, MEASURED_ON, lead
+from server.report.explanation_blocks import closing_blocks, watched_blocks
+from server.report.method_table import TABLE_FILE, methods_csv
 from server.report.page import PAGE_FILE, write_page
+from server.report.tables import markdown_table
 
 CURVES_FILE = "curves.png"
 MARKDOWN_FILE = "report.md"
+METHODS = "explanation methods"  # what the table file is
 
 STATUS_STYLE = {Status.COMPLETE: "bold green", Status.PARTIAL: "bold yellow"}
 STYLE = {"better": "green", "worse": "red", "unclear": ""}
@@ -49,11 +52,12 @@ COLUMNS = {  # name → width
 
 
 def report_files(out: Path) -> dict[str, Path]:
-    """Return where a run's report lies, by what each file is."""
+    """Return where a run's report lies, by what each file is; METHODS is not always there."""
     return {
         "curves": out / CURVES_FILE,
         "report": out / MARKDOWN_FILE,
         "page": out / PAGE_FILE,
+        METHODS: out / TABLE_FILE,
     }
 
 
@@ -63,6 +67,11 @@ def write_report(summary: Summary, out: Path) -> dict[str, Path]:
     draw_curves(summary, files["curves"])
     files["report"].write_text(markdown(summary), encoding="utf-8")
     write_page(summary, out, curves=CURVES_FILE)
+    table = methods_csv(summary)
+    if table is None:
+        del files[METHODS]
+    else:
+        files[METHODS].write_text(table, encoding="utf-8")
     return files
 
 
@@ -118,7 +127,8 @@ def markdown(summary: Summary) -> str:
         f"{standing_sentence(summary)} {MEASURED_ON}".strip(),
         "\n".join(f"- **{word}**: {meaning}." for word, meaning in DEFINITIONS.items()),
         *[f"- {sentence}" for sentence in remarks(summary)],
-        *_explanation_blocks(summary),
+        *watched_blocks(summary),
+        *closing_blocks(summary),
         "## Privacy",
         *_privacy_blocks(summary),
         "## Sites",
@@ -169,34 +179,12 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def _site_lines(summary: Summary) -> list[str]:
-    return [_markdown_table(site_columns(summary), [row.cells for row in site_rows(summary)])]
-
-
-def _explanation_blocks(summary: Summary) -> list[str]:
-    """Return the alarms and what the maps of the last round say; [] if nobody watched them."""
-    if not explanations.is_watched(summary):
-        return []
-    alarms = explanations.standing_alarms(summary)
-    blocks = ["## Explanations", "\n".join(f"- **{s}**" for s in alarms) or explanations.NO_ALARM]
-    if former := explanations.former_alarms(summary):
-        blocks.append(f"Earlier: {'; '.join(former)}.")
-    for task, about in summary.tasks.items():
-        if rows := explanations.look_rows(summary, task):
-            sentence = explanations.watched_sentence(summary, task)
-            blocks += [f"**{about.title}** {sentence}", _markdown_table(explanations.COLUMNS, rows)]
-        if rows := explanations.site_rows(summary, task):
-            blocks.append(_markdown_table(explanations.SITE_COLUMNS, rows))
-    return [*blocks, explanations.WHAT_IT_MEANS, explanations.cost_sentence(summary)]
+    return [markdown_table(site_columns(summary), [row.cells for row in site_rows(summary)])]
 
 
 def _privacy_blocks(summary: Summary) -> list[str]:
     """Return what protects patients and what does not; of a run with noise, ε by round."""
     blocks = ["\n".join(f"- {sentence}" for sentence in protection(summary))]
     if rows := epsilon_rows(summary):
-        blocks.append(_markdown_table(epsilon_columns(summary), rows))
+        blocks.append(markdown_table(epsilon_columns(summary), rows))
     return blocks
-
-
-def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(cells) + " |" for cells in rows)])

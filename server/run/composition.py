@@ -13,15 +13,19 @@ from common.datasets.shard import Shard
 from common.device import chosen_device
 from common.errors import FoveaError, RunError
 from common.model.network import Network
+from common.package.reading import read_package
+from common.package.schema import MODEL_FILE, ModelPackage
 from server.journal.former_run import clear_former_run
 from server.journal.journal import Journal
 from server.journal.kept_rounds import KeptRounds
 from server.journal.tracking import continue_tracking, start_tracking
 from server.measuring.central_eval import CentralEvaluation
+from server.measuring.explanation_closing import ClosingReport
 from server.planning.planned_network import planned_network
 from server.record.checkpoint import Checkpoint
-from server.record.summary import Summary
+from server.record.summary import PackageEntry, Summary
 from server.rounds.coordinate import RunResult
+from server.run.closing import look_at_last
 from server.run.mlflow_flavour import write_flavour
 from server.run.packaging import package_run
 
@@ -92,8 +96,11 @@ def conduct(
         else:
             journal.go_on(reference_cards, after=resume.server_round)
         result = federate(evaluator, journal)
-        result, package = _packaged(config, result, journal, network=network, reference=reference)
-        return journal.finish(result, package=package)
+        result, package, about = _packaged(
+            config, result, journal, network=network, reference=reference
+        )
+        result, closing = _looked_at(config, result, journal, network=network, reference=reference)
+        return journal.finish(result, package=package, about=about, closing=closing)
     except BaseException as error:
         journal.abandon(error)
         raise
@@ -106,21 +113,58 @@ def _packaged(
     *,
     network: Network,
     reference: Mapping[str, Shard],
-) -> tuple[RunResult, Path | None]:
+) -> tuple[RunResult, Path | None, PackageEntry | None]:
     """Package the run's model. Where that fails the run is what it was, and its verdict says so."""
-    folder = None
+    folder, about = None, None
     try:
         folder = package_run(config, result, journal.rounds(), network=network, reference=reference)
         if folder is not None:
+            about = _noted(read_package(folder / MODEL_FILE))
+            result = _with_reasons(
+                result,
+                *(
+                    f"the package does not answer task {task}: {why}"
+                    for task, why in about.left_out.items()
+                ),
+            )
             write_flavour(folder)
     except (FoveaError, OSError) as error:
         # The rounds are worth more than what is made of them in a moment: nothing of them is lost.
         log.exception("model not packaged", extra={"action": "model_not_packaged"})
         told = str(error) if isinstance(error, FoveaError) else str(error.strerror)
         what = "the model was not packaged" if folder is None else "the package is not whole"
-        reasons = (*result.verdict.reasons, f"{what}: {told}")
-        return replace(result, verdict=replace(result.verdict, reasons=reasons)), folder
-    return result, folder
+        return _with_reasons(result, f"{what}: {told}"), folder, about
+    return result, folder, about
+
+
+def _looked_at(
+    config: RunConfig,
+    result: RunResult,
+    journal: Journal,
+    *,
+    network: Network,
+    reference: Mapping[str, Shard],
+) -> tuple[RunResult, ClosingReport | None]:
+    """Look at the run's model once more. Where that fails its verdict says so, and no more."""
+    try:
+        return result, look_at_last(
+            config, result, network=network, reference=reference, rounds=journal.rounds()
+        )
+    except (FoveaError, OSError) as error:
+        log.exception("model not looked at", extra={"action": "model_not_looked_at"})
+        told = str(error) if isinstance(error, FoveaError) else str(error.strerror)
+        return _with_reasons(result, f"signs and methods were not measured: {told}"), None
+
+
+def _noted(package: ModelPackage) -> PackageEntry:
+    return PackageEntry(
+        digest=package.digest, tasks=tuple(package.tasks), left_out=package.left_out
+    )
+
+
+def _with_reasons(result: RunResult, *reasons: str) -> RunResult:
+    verdict = replace(result.verdict, reasons=(*result.verdict.reasons, *reasons))
+    return replace(result, verdict=verdict)
 
 
 def _make_folder(out: Path) -> None:

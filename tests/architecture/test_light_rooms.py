@@ -34,6 +34,8 @@ LIGHT = [
     "common.local_site",
     "common.package.schema",
     "common.package.answers",
+    "common.package.digest",
+    "common.package.reading",
     "common.package.promise",
     "client.app",
     "client.preflight.everything",
@@ -106,7 +108,7 @@ def test_a_heavy_room_would_be_seen() -> None:
 def test_programs_answer_in_under_half_a_second(
     tmp_path: Path, program: str, arguments: tuple[str, ...]
 ) -> None:
-    """Processor time of the whole process, user and system, the least of three starts.
+    """Processor time of the whole process, user and system, of the best of at most three starts.
 
     Not wall time, which other work on the machine would make longer; the command waits for
     nothing, so on an idle machine the two are the same. Where the machine is slow, or its cores
@@ -123,11 +125,13 @@ def test_programs_answer_in_under_half_a_second(
     for _ in range(3):
         told, used = _run([code, *arguments], homes)
         seconds.append(used)
-        libraries.append(_run(["import click, pydantic"], homes)[1])
         assert "Traceback" not in told
         assert "No such command" not in told
         assert told.strip().endswith("loaded")
-    assert min(seconds) < max(0.5, 4 * min(libraries))
+        if used < 0.5:
+            return
+        libraries.append(_run(["import click, pydantic"], homes)[1])
+    assert min(seconds) < 4 * min(libraries)
 
 
 def _run(code: list[str], variables: dict[str, str]) -> tuple[str, float]:

@@ -56,6 +56,8 @@ def test_every_problem_is_listed_at_once() -> None:
         ("federation.required_sites=[nort]", "Did you mean 'north'"),
         ("data.split.train=0.5", "must be 1"),
         ("tasks.chestx.labels=[Efusion]", "Did you mean 'Effusion'"),
+        ("evaluation.methods=[grad-cm]", "unknown explanation method.*Did you mean 'grad-cam'"),
+        ("evaluation.methods=[lrp,lrp]", "a method is named twice; name each once"),
     ],
 )
 def test_wrong_override_is_refused_with_a_remedy(override: str, sentence: str) -> None:

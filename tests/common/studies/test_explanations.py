@@ -13,6 +13,7 @@ from common.config import PreprocessConfig
 from common.config_file import load_config
 from common.errors import ConfigError, DataError, ExplanationError
 from common.explain import EXPLAINERS
+from common.explain.asking import bound
 from common.explain.evidence import evidence
 from common.metrics.estimate import Estimate
 from common.model.network import Network, build_network
@@ -22,7 +23,6 @@ from common.studies.explanations import JSON_FILE, ROWS_FILE, TABLE_FILE, carry_
 from common.studies.explanations_config import ExplanationsConfig, load_explanations_config
 from common.studies.explanations_measures import measure_method
 from common.studies.explanations_results import KeptRows, Report, Row, SetFigures, read_report
-from common.studies.explanations_subject import bound
 from common.studies.explanations_tables import correction_estimates, markdown, shown
 from common.tasks import task_named
 

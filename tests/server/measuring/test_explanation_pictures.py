@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from server.measuring.explanation_averages import AverageLook
 from server.measuring.explanation_pictures import (
     ROUNDS_SHOWN,
     draw_averages,
     draw_extremes,
     draw_strip,
 )
-from server.measuring.explanation_watch import AverageLook
 from server.measuring.overlays import GAP_PX, MARGIN_PX, TILE_PX, TITLE_PX, OverlayCase, OverlayMap
 
 IMAGE = np.full((32, 32, 1), 120, np.uint8)

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+from common.concept_evaluation import ConceptPredictions
 from common.config import PhantomSource, RunConfig
 from common.config_file import load_config
 from common.datasets.phantom_source import open_phantom
@@ -20,9 +23,12 @@ from common.wire import Arrays
 from server.journal.metric_names import round_metrics
 from server.measuring.central_eval import CentralResult
 from server.measuring.explanation_entries import explanation_entry
+from server.measuring.explanation_pictures import draw_sites
 from server.measuring.explanation_places import BORDER, MARKER, OUTSIDE
 from server.measuring.explanation_sample import choose_sample, maps_of
-from server.measuring.explanation_watch import IN_THE_SUM_ONLY, ExplanationWatch, WatchReport
+from server.measuring.explanation_sites import IN_THE_SUM_ONLY
+from server.measuring.explanation_watch import ExplanationWatch, WatchReport
+from server.measuring.overlays import TILE_PX
 from server.record.summary import RoundEntry
 from server.rounds.round_report import NOTHING_BESIDE, Beside
 from server.rounds.site_turns import compared_sites
@@ -382,13 +388,55 @@ def test_a_site_that_changed_nothing_looks_where_the_model_looks_and_another_els
     assert "harbour, north" in report.sites_note
 
 
-def test_under_masks_no_site_is_looked_at(
-    config: RunConfig, shard: Shard, network: Network, predicted: TaskPredictions
+def test_a_last_round_shows_one_picture_as_each_site_s_model_sees_it(
+    config: RunConfig, shard: Shard, predicted: TaskPredictions, tmp_path: Path
+) -> None:
+    other = build_network(config.model, config.task_table(), seed=3)
+    arrays = read_arrays(other, array_names(other))
+    moved = {"north": changes(arrays, scale=0.0), "harbour": changes(arrays, scale=3.0)}
+    beside = Beside(may_be_last=True, start=arrays, changes=moved)
+    example = looked(config, shard, other, {TASK: predicted}, beside=beside).tasks[TASK].example
+    assert example is not None
+    assert list(example.sites) == ["north", "harbour"]
+    np.testing.assert_allclose(
+        example.sites["north"].saliency, example.whole.saliency, rtol=1e-3, atol=1e-5
+    )
+    assert not np.allclose(example.sites["harbour"].saliency, example.whole.saliency, atol=1e-3)
+    first = choose_sample(shard, PART, task=config.task(TASK), count=1, seed=config.seed)
+    np.testing.assert_array_equal(example.case.image, shard.images[first[0]])
+    assert example.case.truth == "present"  # positive ones come first
+    draw_sites(example, tmp_path / "sites.png", title="t", outline="o")
+    with Image.open(tmp_path / "sites.png") as picture:
+        assert picture.size[0] > 3 * TILE_PX  # the model of all and both sites
+
+
+def test_a_round_in_between_keeps_no_picture_of_sites(
+    config: RunConfig, shard: Shard, predicted: TaskPredictions
+) -> None:
+    other = build_network(config.model, config.task_table(), seed=3)
+    arrays = read_arrays(other, array_names(other))
+    still = {"north": changes(arrays, scale=0.0)}
+    beside = Beside(may_be_last=False, start=arrays, changes=still)
+    looks = looked(config, shard, other, {TASK: predicted}, beside=beside).tasks[TASK]
+    assert set(looks.sites) == {"north"}
+    assert looks.example is None
+
+
+def test_under_masks_no_site_is_looked_at_whatever_is_there(
+    config: RunConfig, shard: Shard, predicted: TaskPredictions
 ) -> None:
     secure = config.secure_aggregation.model_copy(update={"enabled": True})
     masked = config.model_copy(update={"secure_aggregation": secure})
-    report = looked(masked, shard, network, {TASK: predicted})
-    assert report.tasks[TASK].sites == {}
+    other = build_network(config.model, config.task_table(), seed=3)
+    arrays = read_arrays(other, array_names(other))
+    # There should be no change of one site; should there be one, it is not looked at.
+    beside = Beside(may_be_last=True, start=arrays, changes={"north": changes(arrays, scale=1.0)})
+    report = looked(masked, shard, other, {TASK: predicted}, beside=beside)
+    looks = report.tasks[TASK]
+    assert (looks.sites, looks.example) == ({}, None)
+    assert not [alarm for alarm in report.alarms if alarm.site is not None]
+    entry = entry_of(masked, replace(report, seconds=1.0), wall_s=11.0)
+    assert "north" not in entry.model_dump_json()
     assert report.sites_note.startswith(IN_THE_SUM_ONLY)
     assert compared_sites(masked, 1, may_be_last=True) == ()
 
@@ -402,6 +450,124 @@ def test_sites_take_turns_and_all_come_at_the_end(config: RunConfig) -> None:
     assert [name for turn in turns for name in turn] == [*names, names[0]]
     assert compared_sites(many, 3, may_be_last=False) == ()  # nothing is measured then
     assert list(compared_sites(many, 2, may_be_last=True)) == names
+
+
+# Signs
+
+
+def with_signs(
+    predicted: TaskPredictions, logits: np.ndarray, signs: np.ndarray
+) -> Mapping[str, TaskPredictions]:
+    """Let the model answer so: classes (N, T), signs (N, K) that rise with their probability."""
+    concepts = ConceptPredictions(
+        predictions=replace(
+            predicted.predictions,
+            class_names=tuple(f"sign {number}" for number in range(signs.shape[1])),
+            probabilities=1 / (1 + np.exp(-signs)),
+            truths=np.full(signs.shape, np.nan),
+        ),
+        localised=(),
+    )
+    return {TASK: replace(predicted, logits=logits.astype(np.float32), concepts=concepts)}
+
+
+def signs_of(predicted: TaskPredictions) -> np.ndarray:
+    """Five signs, the fourth of which (a mass) varies."""
+    rng = np.random.default_rng(11)
+    signs = np.zeros((len(predicted.indices), 5))
+    signs[:, 3] = rng.normal(size=len(signs))
+    return signs
+
+
+def test_a_class_is_held_beside_the_signs_that_somebody_taught(
+    config: RunConfig, shard: Shard, network: Network, predicted: TaskPredictions
+) -> None:
+    signs = signs_of(predicted)
+    logits = np.stack([signs[:, 3], -signs[:, 3]], axis=1)
+    answers = with_signs(predicted, logits, signs)
+    report = looked(config, shard, network, answers)
+    named = round_metrics(entry_of(config, replace(report, seconds=1.0), wall_s=11.0))
+    assert named["explanation/chestx/Nodule/sign_mass/association"] == pytest.approx(-1.0)
+    found = report.tasks[TASK].signs
+    assert {name: set(of_signs) for name, of_signs in found.items()} == {
+        "Mass": {"mass"},
+        "Nodule": {"mass"},
+    }
+    assert found["Mass"]["mass"].value == pytest.approx(1.0)
+    assert found["Nodule"]["mass"].value == pytest.approx(-1.0)
+    assert found["Mass"]["mass"].support == 40  # the fixed sample
+
+
+def test_a_class_that_no_longer_goes_with_its_sign_raises_an_alarm_with_both_numbers(
+    config: RunConfig, shard: Shard, network: Network, predicted: TaskPredictions
+) -> None:
+    signs, rng = signs_of(predicted), np.random.default_rng(12)
+    both = np.stack([signs[:, 3], signs[:, 3]], axis=1) + 0.3 * rng.normal(size=(len(signs), 2))
+    parted = both.copy()
+    parted[:, 0] = rng.normal(size=len(signs))
+    first, second = (with_signs(predicted, logits, signs) for logits in (both, parted))
+    report = looked(config, shard, network, first, second)
+    alarms = [alarm for alarm in report.alarms if alarm.kind == "sign"]
+    assert [alarm.class_name for alarm in alarms] == ["Mass"]
+    now = report.tasks[TASK].signs["Mass"]["mass"].value
+    assert now is not None
+    for said in (
+        "no longer goes with the sign mass as in round 1",
+        f"{now:.2f} now",
+        "40 pictures",
+    ):
+        assert said in alarms[0].sentence
+    assert alarms[0].bound < alarms[0].threshold == -config.evaluation.alarms.sign_drop
+
+
+def test_noise_and_signs_that_never_went_with_a_class_raise_no_alarm(
+    config: RunConfig, shard: Shard, network: Network, predicted: TaskPredictions
+) -> None:
+    signs, rng = signs_of(predicted), np.random.default_rng(13)
+    rounds = []
+    for _ in range(3):
+        logits = rng.normal(size=(len(signs), 2))  # Nodule: never with the sign
+        logits[:, 0] = signs[:, 3] + 0.3 * rng.normal(size=len(signs))  # Mass: always
+        rounds.append(with_signs(predicted, logits, signs))
+    assert "sign" not in {kind for kind, _ in kinds(looked(config, shard, network, *rounds))}
+
+
+def test_what_was_before_training_is_no_sign_to_part_from(
+    config: RunConfig, shard: Shard, network: Network, predicted: TaskPredictions
+) -> None:
+    signs = signs_of(predicted)
+    logits = np.stack([signs[:, 3], signs[:, 3]], axis=1)
+    watch = ExplanationWatch(config, {TASK: shard}, PART)
+    watch.look(with_signs(predicted, logits, signs), 0, network=network)
+    report = watch.look(with_signs(predicted, -logits, signs), 1, network=network)
+    assert "sign" not in {kind for kind, _ in kinds(report)}
+
+
+def test_a_continued_run_knows_what_a_class_went_with_before(
+    config: RunConfig, shard: Shard, predicted: TaskPredictions
+) -> None:
+    other, task = build_network(config.model, config.task_table(), seed=3), config.task(TASK)
+    head, sign = other.heads[TASK], task.concepts.index("mass")
+    with torch.no_grad():  # the sign sees what the first class sees
+        for layer in ("evidence", "gate"):
+            seen_by = getattr(head.parts, layer).weight[0]
+            getattr(head.concepts, layer).weight[sign] = seen_by
+    arrays = read_arrays(other, array_names(other))
+    signs = signs_of(predicted)
+    parted = np.stack([-signs[:, 3], signs[:, 3]], axis=1)
+    beside = Beside(may_be_last=False, start=arrays, changes={})
+    watch = ExplanationWatch(config, {TASK: shard}, PART)
+    report = watch.look(with_signs(predicted, parted, signs), 4, network=other, beside=beside)
+    alarms = [alarm for alarm in report.alarms if alarm.kind == "sign"]
+    assert [alarm.class_name for alarm in alarms][:1] == ["Mass"]
+    assert "as in round 3 (rank correlation 1.00 then, -1.00 now" in alarms[0].sentence
+
+
+def test_a_model_without_heads_for_signs_has_none_to_watch(
+    config: RunConfig, shard: Shard, network: Network, predicted: TaskPredictions
+) -> None:
+    bare = {TASK: replace(predicted, concepts=None)}
+    assert looked(config, shard, network, bare, bare).tasks[TASK].signs == {}
 
 
 # What is kept

@@ -19,12 +19,12 @@ from server.report.explanation_summary import (
     alarms_text,
     former_alarms,
     look_rows,
-    site_rows,
     standing_alarms,
     watched_sentence,
 )
 from server.report.page import write_page
 from server.report.report import markdown, render_table
+from server.report.site_table import least_alike, site_columns, site_rows
 
 SENTENCE = "Chest X-ray findings, Mass: 40% of what speaks for it lies on burnt-in markers <now>."
 
@@ -119,12 +119,62 @@ def test_a_row_has_drift_shares_and_areas_and_leaves_unknown_places_empty(watche
     ]
 
 
-def test_every_site_keeps_its_last_comparison_with_its_least_alike_class(watched: Summary) -> None:
-    rows = site_rows(watched, "chestx")
-    assert [row[:4] for row in rows] == [
-        ("harbour", "2", "Nodule", "0.300"),
-        ("north", "1", "Nodule", "0.300"),
+def test_every_site_keeps_its_last_comparison_in_every_class(watched: Summary) -> None:
+    assert site_columns(watched, "chestx") == ("Site", "Mass", "Nodule", "Pictures", "Round")
+    mass, nodule = "0.900 (0.800–1.000), 40 pictures", "0.300 (0.200–0.400), 40 pictures"
+    assert site_rows(watched, "chestx") == [
+        ("harbour", mass, nodule, "30", "2"),
+        ("north", mass, nodule, "30", "1"),
     ]
+
+
+def with_sites(summary: Summary, **values: float) -> Summary:
+    """Let sites be compared in the last round, in one class: its likeness and an interval."""
+    last = summary.rounds[-1]
+    assert last.explanation is not None
+    looks = last.explanation.tasks["chestx"]
+    sites = {
+        site: SiteLooksEntry(pictures=40, per_class={"Mass": {"spearman": estimate(value)}})
+        for site, value in values.items()
+    }
+    tasks = {"chestx": looks.model_copy(update={"sites": sites})}
+    explained = last.explanation.model_copy(update={"tasks": tasks})
+    changed = last.model_copy(update={"explanation": explained})
+    return summary.model_copy(update={"rounds": (summary.rounds[0], changed)})
+
+
+def test_the_site_that_looks_elsewhere_is_named_and_only_sure_where_intervals_are_apart(
+    watched: Summary,
+) -> None:
+    apart = with_sites(watched, north=0.9, harbour=0.3, valley=0.8)
+    assert least_alike(apart, "chestx") == (
+        "Mass: harbour least alike (0.300, 0.200–0.400; surely less than the others).",
+    )
+    near = with_sites(watched, north=0.9, harbour=0.75)
+    assert least_alike(near, "chestx") == (
+        "Mass: harbour least alike (0.750, 0.650–0.850; not for sure).",
+    )
+
+
+def test_one_site_alone_stands_apart_from_nobody(watched: Summary) -> None:
+    assert least_alike(watched, "chestx") == ()  # the others were compared with another model
+
+
+def test_report_and_page_show_sites_by_classes(watched: Summary, tmp_path: Path) -> None:
+    said = "Mass: harbour least alike (0.300, 0.200–0.400; surely less than the others)."
+    summary = with_sites(watched, north=0.9, harbour=0.3)
+    page = write_page(summary, tmp_path, curves="curves.png").read_text()
+    for text in (markdown(summary), page):
+        assert "Which sites look elsewhere" in text
+        assert said in text
+        assert "0.900 (0.800–1.000)" in text
+
+
+def test_a_run_under_masks_shows_no_site(watched: Summary, tmp_path: Path) -> None:
+    summary = with_sites(watched)
+    page = write_page(summary, tmp_path, curves="curves.png").read_text()
+    assert site_rows(summary, "chestx") == []
+    assert "look elsewhere" not in markdown(summary) + page
 
 
 def test_what_was_sampled_is_said(watched: Summary) -> None:

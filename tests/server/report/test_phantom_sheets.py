@@ -21,9 +21,15 @@ def demo(*overrides: str) -> RunConfig:
     return load_config(DEMO, [*few, *overrides]).run
 
 
-def test_every_task_gets_one_sheet_with_colour_where_the_task_has_it(tmp_path: Path) -> None:
-    sheets = draw_phantom_sheets(demo(), tmp_path / "phantoms")
+@pytest.fixture(scope="module")
+def sheets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
+    """The demo's sheets, of twelve patients a site."""
+    return draw_phantom_sheets(demo(), tmp_path_factory.mktemp("many") / "phantoms")
 
+
+def test_every_task_gets_one_sheet_with_colour_where_the_task_has_it(
+    sheets: tuple[Path, ...],
+) -> None:
     assert [path.name for path in sheets] == ["chestx.png", "retina.png", "pathoscan.png"]
     for path in sheets:
         with Image.open(path) as sheet:
@@ -32,7 +38,7 @@ def test_every_task_gets_one_sheet_with_colour_where_the_task_has_it(tmp_path: P
         assert pixels.std() > 10  # grey levels: pictures, not paper
 
 
-def test_sheet_shows_the_patients_of_the_tasks_first_phantom_site(tmp_path: Path) -> None:
+def test_sheet_shows_the_patients_of_the_tasks_first_phantom_site(sheets: tuple[Path, ...]) -> None:
     config = demo()
     site = config.sites[2]
     assert isinstance(site.source, PhantomSource)
@@ -44,9 +50,7 @@ def test_sheet_shows_the_patients_of_the_tasks_first_phantom_site(tmp_path: Path
     }
     expected = contact_sheet(grades, columns=4)
 
-    sheet = draw_phantom_sheets(config, tmp_path)[1]
-
-    with Image.open(sheet) as drawn:
+    with Image.open(sheets[1]) as drawn:
         assert np.array_equal(np.asarray(drawn), np.asarray(expected))
 
 
@@ -59,12 +63,18 @@ def test_task_without_phantoms_gets_no_sheet(tmp_path: Path) -> None:
     assert [path.name for path in sheets] == ["retina.png", "pathoscan.png"]
 
 
-@pytest.mark.parametrize("task", ["chestx", "retina", "pathoscan"])
-def test_label_that_nobody_has_gets_no_empty_block(tmp_path: Path, task: str) -> None:
+@pytest.fixture(scope="module")
+def of_one_patient_a_site(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
     one = [f"sites.{number}.source.patients=1" for number in range(5)]
-    draw_phantom_sheets(load_config(DEMO, one).run, tmp_path)
-    many = draw_phantom_sheets(demo(), tmp_path / "many")
+    return draw_phantom_sheets(load_config(DEMO, one).run, tmp_path_factory.mktemp("one"))
 
-    (with_all,) = (path for path in many if path.stem == task)
-    with Image.open(tmp_path / f"{task}.png") as alone, Image.open(with_all) as full:
+
+@pytest.mark.parametrize("place", range(3), ids=["chestx", "retina", "pathoscan"])
+def test_label_that_nobody_has_gets_no_empty_block(
+    sheets: tuple[Path, ...], of_one_patient_a_site: tuple[Path, ...], place: int
+) -> None:
+    one, many = of_one_patient_a_site[place], sheets[place]
+
+    assert one.name == many.name
+    with Image.open(one) as alone, Image.open(many) as full:
         assert alone.height < full.height

@@ -1,0 +1,88 @@
+"""Which site's own model looks elsewhere, class by class.
+
+Light: works on a summary alone. Under masks a summary has no such numbers, and nothing is shown.
+"""
+
+from collections.abc import Mapping
+
+from server.record.summary import EstimateEntry, SiteLooksEntry, Summary
+from server.report.comparison import interval, number
+from server.report.explanation_summary import in_words
+
+Compared = Mapping[str, tuple[int, SiteLooksEntry]]  # site → the round of its last comparison
+
+
+def site_columns(summary: Summary, task: str) -> tuple[str, ...]:
+    """Return the heads of the table of sites: their classes, and what a row rests on."""
+    return ("Site", *map(in_words, _classes(last_compared(summary, task))), "Pictures", "Round")
+
+
+def site_rows(summary: Summary, task: str) -> list[tuple[str, ...]]:
+    """Return each site's last comparison: how far it looks alike in each class, with interval."""
+    compared = last_compared(summary, task)
+    classes = _classes(compared)
+    return [
+        (
+            site,
+            *(_cell(looks, name) for name in classes),
+            str(looks.pictures),
+            str(server_round),
+        )
+        for site, (server_round, looks) in compared.items()
+    ]
+
+
+def least_alike(summary: Summary, task: str) -> tuple[str, ...]:
+    """Say per class which site looks elsewhere most, and whether it surely stands apart.
+
+    Only of sites that were compared in the same round: other rounds have other models.
+    """
+    compared = last_compared(summary, task)
+    newest = max((server_round for server_round, _ in compared.values()), default=0)
+    said = []
+    for name in _classes(compared):
+        known = {
+            site: looks.per_class[name]["spearman"]
+            for site, (server_round, looks) in compared.items()
+            if server_round == newest and looks.per_class[name]["spearman"].value is not None
+        }
+        if len(known) < 2:
+            continue
+        site = min(known, key=lambda site: (known[site].value or 0.0, site))
+        others = [known[other] for other in known if other != site]
+        apart = "surely less than the others" if _is_apart(known[site], others) else "not for sure"
+        bounds = "" if known[site].low is None else f", {interval(known[site])}"
+        said.append(
+            f"{in_words(name)}: {site} least alike ({number(known[site].value)}{bounds}; {apart})."
+        )
+    return tuple(said)
+
+
+def last_compared(summary: Summary, task: str) -> Compared:
+    """Return the last comparison of each site with a task, by name."""
+    last: dict[str, tuple[int, SiteLooksEntry]] = {}
+    for entry in summary.rounds:
+        looks = None if entry.explanation is None else entry.explanation.tasks.get(task)
+        for site, compared in {} if looks is None else looks.sites.items():
+            last[site] = (entry.round, compared)
+    return dict(sorted(last.items()))
+
+
+def _classes(compared: Compared) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for _, looks in compared.values() for name in looks.per_class))
+
+
+def _cell(looks: SiteLooksEntry, name: str) -> str:
+    found = looks.per_class.get(name, {}).get("spearman")
+    if found is None or found.value is None:
+        return "–"
+    bounds = "" if found.low is None else f" ({interval(found)})"
+    fewer = "" if found.support == looks.pictures else f", {found.support} pictures"
+    return f"{number(found.value)}{bounds}{fewer}"
+
+
+def _is_apart(one: EstimateEntry, others: list[EstimateEntry]) -> bool:
+    """Say whether the whole interval of one lies below that of each other."""
+    return one.high is not None and all(
+        other.low is not None and one.high < other.low for other in others
+    )
