@@ -1,7 +1,7 @@
 """What goes with what: ways of protecting updates against strategies, aggregations and the rest.
 
-The table is data. `fovea modes` and the README show it, :func:`conflicts` judges a run by it, so
-that what is promised and what is refused cannot differ. Light.
+The table is data. `fovea modes` and docs/protection.md show it, :func:`conflicts` judges a run by
+it, so that what is promised and what is refused cannot differ. Light.
 """
 
 from collections.abc import Iterator, Mapping
@@ -202,7 +202,7 @@ def _value(config: RunConfig, key: str) -> object:
 
 
 def table_markdown() -> str:
-    """Return the table as the README shows it, every reason once below it."""
+    """Return the table as docs/protection.md shows it, every reason once below it."""
     reasons = numbered_reasons()
     lines = ["| | | " + " | ".join(MODES) + " |", "| --- | --- |" + " --- |" * len(MODES)]
     said = ""

@@ -1,4 +1,4 @@
-"""What goes with what: one table that judges runs, and is what the README shows."""
+"""What goes with what: one table that judges runs, and is what the documents show."""
 
 import json
 from collections.abc import Iterable
@@ -28,7 +28,7 @@ from server.planning.compatibility import (
 from server.planning.secured import secured
 from server.strategies import STRATEGIES
 
-README = Path(__file__).parents[3] / "README.md"
+PROTECTION = Path(__file__).parents[3] / "docs" / "protection.md"
 PRECISIONS = get_args(FederationConfig.model_fields["update_precision"].annotation)
 
 
@@ -185,8 +185,8 @@ def test_a_head_that_is_local_already_is_not_listed_twice(demo_config: RunConfig
     assert secured(config)[0].federation.local_layers == ("heads.retina",)
 
 
-def test_the_readme_shows_this_very_table() -> None:
-    text = README.read_text()
+def test_the_document_shows_this_very_table() -> None:
+    text = PROTECTION.read_text()
     shown = text.split("<!-- modes -->\n")[1].split("<!-- /modes -->")[0]
     assert shown.strip() == table_markdown().strip()
 
