@@ -28,8 +28,10 @@ demo: $(STAMP)   ## five hospitals, three tasks, a few rounds on generated pictu
 dashboard: $(STAMP) ## open MLflow on what was run (OUT=out/demo)
 	$(BIN)/fovea dashboard $(OUT)
 
-test: $(STAMP)   ## the whole suite, two processes
-	$(BIN)/python -m pytest -n 2
+# Three workers for two cores: some tests wait for processes that they have started. A file stays
+# with one worker, which builds its fixtures once; tests/conftest.py says what comes first.
+test: $(STAMP)   ## the whole suite, three processes
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(STAMP) ## tests that take minutes
 	$(BIN)/python -m pytest -m slow

@@ -61,7 +61,7 @@ sites:
   - {{name: harbour, task: chestx, source: {source}}}
 train: {{batch_size: 8, mixed_precision: "off", device: cpu}}
 federation: {{rounds: {rounds}, patience: 100}}
-evaluation: {{bootstrap_replicates: 100, overlays_per_task: 0}}
+evaluation: {{bootstrap_replicates: 100, overlays_per_task: 0, method_pictures: 0}}
 """
 
 

@@ -37,7 +37,8 @@ from common.wire import (
     encode,
 )
 
-names = st.text(string.ascii_lowercase + "._", min_size=1, max_size=20)
+TAKEN = "__order__"  # a name of the contract's own, which arrays cannot have
+names = st.text(string.ascii_lowercase + "._", min_size=1, max_size=20).filter(TAKEN.__ne__)
 texts = st.text(min_size=1, max_size=20)
 counts = st.integers(0, 2**31)
 metric_names = st.from_regex(r"[a-z][a-z0-9_]{0,63}", fullmatch=True)

@@ -7,59 +7,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.config import PhantomSource, RunConfig
-from common.config_file import load_config
-from common.datasets.prepare import prepare_shard
-from common.datasets.sources import open_source
-from common.seed import derive_seed
+from common.config import RunConfig
 from common.wire import Arrays, Metrics, SiteCard
 from server.exchange.participation import Reply
 from server.rounds.coordinate import RunResult
 from server.rounds.round_report import NOTHING_BESIDE, Beside, Progress, RoundReport
 from server.run.simulate import simulate
+from tests.federation.engine import engine_in_this_process
+from tests.small_demo import prepare_sites, small_demo
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 SITES = ("north", "harbour", "valley", "lakeside")
-
-
-def tiny_config() -> RunConfig:
-    small = ["data.image_size_px=64", "model.image_size_px=64", "train.batch_size=8"]
-    small += ["train.epochs=1", "federation.rounds=2", "evaluation.overlays_per_task=0"]
-    # A site needs no core of its own here, and one process starts sooner than two.
-    small += [f"sites.{number}.source.patients=20" for number in range(5)]
-    config = load_config(CONFIGS / "experiments" / "demo.yaml", small).run
-    sites = tuple(site for site in config.sites if site.name in SITES)
-    return config.model_copy(update={"sites": sites})
 
 
 @pytest.fixture(scope="session")
 def config() -> RunConfig:
-    return tiny_config()
+    demo = small_demo("train.epochs=1", "federation.rounds=2", "evaluation.overlays_per_task=0")
+    return demo.model_copy(update={"sites": tuple(s for s in demo.sites if s.name in SITES)})
 
 
 @pytest.fixture(scope="session")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    config = tiny_config()
-    root = tmp_path_factory.mktemp("shards")
-    for site in config.sites:
-        assert isinstance(site.source, PhantomSource)
-        source = open_source(
-            site.source,
-            task=config.task(site.task),
-            data_root=root,
-            config_root=CONFIGS,
-            site=site.name,
-            seed=derive_seed(config.seed, site.name),
-        )
-        prepare_shard(
-            source,
-            task=config.task(site.task),
-            parts={"train": 0.7, "val": 0.2, "test": 0.1},
-            data=config.data,
-            seed=config.seed,
-            out=root / site.name,
-        )
-    return {site.name: root / site.name for site in config.sites}
+def shards(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return prepare_sites(config, tmp_path_factory.mktemp("shards"))
 
 
 @dataclass(frozen=True)
@@ -121,6 +89,8 @@ Run = Callable[..., Ran]
 
 @pytest.fixture
 def run(config: RunConfig, shards: dict[str, Path], tmp_path: Path) -> Run:
+    """Return what runs the federation through Flower's engine: Ray, its processes, real bytes."""
+
     def run_once(
         out: str = "out",
         *,
@@ -142,3 +112,20 @@ def run(config: RunConfig, shards: dict[str, Path], tmp_path: Path) -> Run:
         return Ran(result, kept, config)
 
     return run_once
+
+
+@pytest.fixture
+def run_here(run: Run) -> Run:
+    """Return the same with sites of this process: a run costs what its training does."""
+
+    def run_once(*out: str, **changed: object) -> Ran:
+        with engine_in_this_process():
+            return run(*out, **changed)
+
+    return run_once
+
+
+@pytest.fixture(params=["here", pytest.param("flower", marks=pytest.mark.slow)])
+def run_by(request: pytest.FixtureRequest, run: Run, run_here: Run) -> Run:
+    """Return either, one after the other: Flower's engine among the tests that take long."""
+    return run_here if request.param == "here" else run

@@ -71,6 +71,8 @@ def settings(sites: dict[str, str], reference: str) -> list[str]:
         "federation.rounds=1",
         "evaluation.bootstrap_replicates=100",
         "evaluation.overlays_per_task=1",
+        "evaluation.method_pictures=0",
+        "evaluation.method_pictures=0",
     ]
     return [part for value in values for part in ("--set", value)]
 
@@ -205,7 +207,8 @@ def test_site_without_a_ledger_takes_no_part_and_the_verdict_is_partial(ran: Ran
     """What leaves is written down first: where that cannot be done, not even a data card leaves."""
     assert ran.exit_code == 3
     assert ran.summary.verdict == "PARTIAL"
-    (reason,) = ran.summary.reasons
+    # Ten pictures in one round teach little: the model may be no better for it, and not packaged.
+    (reason,) = [r for r in ran.summary.reasons if not r.startswith("the model was not packaged: ")]
     assert reason.startswith("site harbour did not answer in round 1: ")
     outcomes = {site.site: site.outcome for site in ran.summary.rounds[1].sites}
     assert outcomes == {"north": "answered", "harbour": "missing"}

@@ -19,8 +19,9 @@ Run = Callable[..., object]
 MISBEHAVING = Path(__file__).parent / "misbehaving"
 
 
-def test_two_runs_of_one_seed_are_complete_and_equal_bit_for_bit(run: Run) -> None:
-    first, second = run("first"), run("second")
+def test_two_runs_of_one_seed_are_complete_and_equal_bit_for_bit(run: Run, run_here: Run) -> None:
+    """In Flower's engine, where sites share processes as these come free, and in one process."""
+    first, second = run("first"), run_here("second")
 
     assert first.result.verdict.status is Status.COMPLETE, first.result.verdict
     assert set(first.kept.cards) == {"north", "harbour", "valley", "lakeside"}
@@ -41,14 +42,14 @@ def test_two_runs_of_one_seed_are_complete_and_equal_bit_for_bit(run: Run) -> No
 
 
 def test_sites_that_crash_send_nan_or_lack_a_class_are_named_and_the_run_goes_on(
-    run: Run, shards: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_by: Run, shards: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(MISBEHAVING)  # Flower hands the path on to its processes
     negative = tmp_path / "lakeside"
     shutil.copytree(shards["lakeside"], negative)
     np.save(negative / "targets.npy", np.zeros_like(np.load(negative / "targets.npy")))
 
-    ran = run(client_app="misbehaving_client:app", lakeside=negative)
+    ran = run_by(client_app="misbehaving_client:app", lakeside=negative)
 
     outcomes = {site.site: (site.outcome, site.reason) for site in ran.kept.reports[1].sites}
     assert outcomes == {

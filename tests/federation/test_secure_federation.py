@@ -8,16 +8,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from common.config import PhantomSource, RunConfig
-from common.datasets.prepare import prepare_shard
-from common.datasets.sources import open_source
+from common.config import RunConfig
 from common.layers import group_of
-from common.seed import derive_seed
 from server.exchange.participation import Outcome
+from tests.small_demo import prepare_sites
 
 Run = Callable[..., Any]
 MISBEHAVING = Path(__file__).parent / "misbehaving"
-CONFIGS = Path(__file__).parents[2] / "configs"
 TASKS = {
     "north": "chestx", "harbour": "chestx", "moor": "chestx", "quay": "chestx",
     "valley": "retina", "ridge": "retina", "weir": "retina",
@@ -49,26 +46,7 @@ def nine(config: RunConfig) -> RunConfig:
 
 @pytest.fixture(scope="module")
 def shards_of_nine(nine: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
-    root = tmp_path_factory.mktemp("nine")
-    for site in nine.sites:
-        assert isinstance(site.source, PhantomSource)
-        source = open_source(
-            site.source,
-            task=nine.task(site.task),
-            data_root=root,
-            config_root=CONFIGS,
-            site=site.name,
-            seed=derive_seed(nine.seed, site.name),
-        )
-        prepare_shard(
-            source,
-            task=nine.task(site.task),
-            parts={"train": 0.7, "val": 0.2, "test": 0.1},
-            data=nine.data,
-            seed=nine.seed,
-            out=root / site.name,
-        )
-    return {site.name: root / site.name for site in nine.sites}
+    return prepare_sites(nine, tmp_path_factory.mktemp("nine"))
 
 
 def settings(nine: RunConfig, *, enabled: bool, rounds: int = 1) -> dict[str, object]:
@@ -78,7 +56,7 @@ def settings(nine: RunConfig, *, enabled: bool, rounds: int = 1) -> dict[str, ob
 
 
 def test_the_sum_under_masks_is_the_mean_of_the_same_updates_in_the_open_though_a_site_fails(
-    run: Run,
+    run_by: Run,
     nine: RunConfig,
     shards_of_nine: Mapping[str, Path],
     caplog: pytest.LogCaptureFixture,
@@ -87,9 +65,11 @@ def test_the_sum_under_masks_is_the_mean_of_the_same_updates_in_the_open_though_
     monkeypatch.syspath_prepend(MISBEHAVING)  # Flower hands the path on to its processes
     app = "crashing_client:app"
 
-    plain = run("plain", client_app=app, settings=settings(nine, enabled=False), **shards_of_nine)
+    plain = run_by(
+        "plain", client_app=app, settings=settings(nine, enabled=False), **shards_of_nine
+    )
     with caplog.at_level("INFO", logger="server.rounds.rounds"):
-        secure = run(
+        secure = run_by(
             "secure",
             client_app=app,
             settings=settings(nine, enabled=True, rounds=2),

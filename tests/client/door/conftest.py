@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from client.desk.desk import Desk
 from common.config import RunConfig
 from common.datasets.card import DataCard, DuplicateCount, PartCount, PixelRange
 from common.wire import SiteCard
@@ -39,3 +40,8 @@ def trainer() -> CountingTrainer:
     none = DuplicateCount(0, 0, 0, 0, 0, 0)
     card = DataCard("chestx", 64, 18, 18, parts, (), size, size, {}, none, ())
     return CountingTrainer(SiteCard("north", "chestx", 14, 4, card.as_json()))
+
+
+@pytest.fixture
+def desk(hospital: Hospital, trainer: CountingTrainer) -> Desk:
+    return hospital.desk(trainer)

@@ -197,7 +197,7 @@ def test_a_data_card_that_changed_is_another_release(
     hospital: Hospital, trainer: CountingTrainer
 ) -> None:
     manifest = hospital.approved()
-    content = json.loads(trainer.card.data_card_json) | {"pictures": 19}
+    content = json.loads(trainer.card.data_card_json) | {"exclusions": {"no label": 19}}
     other = replace(trainer.card, data_card_json=card_from_dict(content).as_json())
 
     for card in (trainer.card, other, other):

@@ -40,14 +40,14 @@ class Hospital:
             table.writerows(self.rows)
 
     def change_site(self, **values: object) -> None:
-        content = yaml.safe_load(self.home.site_file.read_text())
+        content = yaml.load(self.home.site_file.read_text(), Loader=yaml.CSafeLoader)
         for key, value in values.items():
             *parents, last = key.split("__")
             place = content
             for parent in parents:
                 place = place[parent]
             place[last] = value
-        self.home.site_file.write_text(yaml.safe_dump(content))
+        self.home.site_file.write_text(yaml.dump(content, Dumper=yaml.CSafeDumper))
 
     @property
     def site(self) -> SiteSettings:
@@ -83,8 +83,8 @@ def make_hospital(folder: Path, *, patients: int = PATIENTS) -> Hospital:
     hospital.data.mkdir()
     _draw(hospital, patients)
     hospital.write_table()
-    (home.trainer / "words.yaml").write_text(yaml.safe_dump(_label_table()))
-    home.site_file.write_text(yaml.safe_dump(_site(hospital.data)))
+    (home.trainer / "words.yaml").write_text(yaml.dump(_label_table(), Dumper=yaml.CSafeDumper))
+    home.site_file.write_text(yaml.dump(_site(hospital.data), Dumper=yaml.CSafeDumper))
     return hospital
 
 

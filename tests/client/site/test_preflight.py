@@ -64,10 +64,10 @@ def made(tmp_path_factory: pytest.TempPathFactory, new_hospital: Callable[..., H
     node_line = public_line(make_node_key(home.node_key))
     home.run_keys.write_text(PrivateKey.new().public.text + "\n")
     home.certificate_authority.write_bytes(authority.certificate_pem)
-    policy = yaml.safe_load(POLICY.read_text())
+    policy = yaml.load(POLICY.read_text(), Loader=yaml.CSafeLoader)
     policy["tasks"] = ["pathoscan"]
     policy["bounds"] |= {"min_training_patients": 5, "min_validation_patients": 2}
-    home.policy_file.write_text(yaml.safe_dump(policy))
+    home.policy_file.write_text(yaml.dump(policy, Dumper=yaml.CSafeDumper))
     write_connector(home)
     admission = Admission(
         version=1, federation="trial", site="north", task="pathoscan", node_key=node_line,
@@ -93,7 +93,7 @@ def write_connector(home: SiteHome, **values: object) -> None:
         "site": "north", "federation": "trial", "coordinator": "localhost:9", "metrics_port": 0,
         "poll_s": 1.0, "certificate_warning_days": 30,
     }  # fmt: skip
-    home.connector_file.write_text(yaml.safe_dump(content | values))
+    home.connector_file.write_text(yaml.dump(content | values, Dumper=yaml.CSafeDumper))
 
 
 def found(
@@ -207,11 +207,13 @@ def test_two_stories_in_the_settings_are_found(ready: Hospital, key: str) -> Non
 
 
 def test_a_task_and_a_size_that_the_policy_forbids_are_found(ready: Hospital) -> None:
-    policy = yaml.safe_load(ready.home.policy_file.read_text())
+    policy = yaml.load(ready.home.policy_file.read_text(), Loader=yaml.CSafeLoader)
     policy["bounds"]["max_image_size_px"] = 47
-    ready.home.policy_file.write_text(yaml.safe_dump(policy))
+    ready.home.policy_file.write_text(yaml.dump(policy, Dumper=yaml.CSafeDumper))
     assert "48 px" in found(ready)["policy and site"].found
-    ready.home.policy_file.write_text(yaml.safe_dump(policy | {"tasks": ["retina"]}))
+    ready.home.policy_file.write_text(
+        yaml.dump(policy | {"tasks": ["retina"]}, Dumper=yaml.CSafeDumper)
+    )
     assert "pathoscan" in found(ready)["policy and site"].found
 
 
@@ -315,9 +317,9 @@ def test_a_shard_that_is_out_of_date_is_found(ready: Hospital, tmp_path: Path) -
 def test_a_cohort_below_the_policys_minimum_is_found(
     ready: Hospital, bound: str, status: str
 ) -> None:
-    policy = yaml.safe_load(ready.home.policy_file.read_text())
+    policy = yaml.load(ready.home.policy_file.read_text(), Loader=yaml.CSafeLoader)
     policy["bounds"][bound] = 1000
-    ready.home.policy_file.write_text(yaml.safe_dump(policy))
+    ready.home.policy_file.write_text(yaml.dump(policy, Dumper=yaml.CSafeDumper))
     assert found(ready)["cohort"].status == status
 
 

@@ -1,5 +1,6 @@
 """Training with two real processes on the CPU against training with one."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.training.local_step import LocalResult, NonFiniteLossError, Portion, train_locally
-from client.training.parallel import ParallelTraining, _read, _start_worker
+from client.training.parallel import ParallelTraining
 from client.training.parallel_job import Group, as_line, read_said
 from client.training.parallel_rank import Share, portions
 from common.config import RunConfig
@@ -49,8 +50,21 @@ def shard_folder(shards: dict[str, Path]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def training(shard_folder: Path) -> Iterator[ParallelTraining]:
+def hostile_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose module would end any process that takes it for Python's own."""
+    folder = tmp_path_factory.mktemp("hostile")
+    (folder / "queue.py").write_text("raise SystemExit(7)")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def training(
+    shard_folder: Path, config: RunConfig, hostile_folder: Path
+) -> Iterator[ParallelTraining]:
+    """Two processes, started once for all tests while the trainer stands in a hostile folder."""
     training = ParallelTraining(2, shard=shard_folder, num_threads=1, timeout_s=60)
+    with contextlib.chdir(hostile_folder):
+        together(training, a_network(config), config)
     yield training
     training.close()
 
@@ -113,8 +127,9 @@ def state(network: Network) -> dict[str, np.ndarray]:
 
 
 def workers() -> list[psutil.Process]:
-    children = psutil.Process().children()
-    return [child for child in children if "client.training.parallel_worker" in child.cmdline()]
+    # What other tests have left to be reaped is a zombie, of which nothing can be asked.
+    living = [c for c in psutil.Process().children() if c.status() != psutil.STATUS_ZOMBIE]
+    return [child for child in living if "client.training.parallel_worker" in child.cmdline()]
 
 
 def largest_difference(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
@@ -135,6 +150,16 @@ def test_two_processes_train_what_one_would(
     parts = {"total", "classification", "attention", "saliency"}
     for name in parts:
         assert result.metrics[name] == pytest.approx(expected.metrics[name], rel=1e-5), name
+
+
+def test_a_folder_that_the_trainer_stands_in_gives_no_modules(
+    training: ParallelTraining, config: RunConfig, hostile_folder: Path
+) -> None:
+    result = together(training, a_network(config), config)
+
+    (worker,) = workers()
+    assert Path(worker.cwd()) == hostile_folder
+    assert result.num_steps == 4
 
 
 @pytest.mark.parametrize("mu", [0.0, MU])
@@ -229,28 +254,6 @@ def test_a_process_that_hangs_is_given_up(config: RunConfig, shard_folder: Path)
         together(training, a_network(config), config)
 
     assert not worker.is_running()
-
-
-def test_a_folder_that_the_trainer_stands_in_gives_no_modules(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "queue.py").write_text("raise SystemExit(7)")
-    monkeypatch.chdir(tmp_path)
-    group = Group(
-        rank=1,
-        count=2,
-        device="cpu",
-        store=str(tmp_path / "store"),
-        shard=str(tmp_path),
-        num_threads=1,
-        timeout_s=60,
-    )
-
-    with _start_worker(group) as worker:
-        said = _read(worker, 60)
-
-        assert said is not None
-        assert said.state == "ready"
 
 
 @pytest.mark.deployment

@@ -40,11 +40,11 @@ def kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def home(kit: Path, tmp_path: Path) -> SiteHome:
     made = SiteHome(tmp_path / "site")
     initialise(made, kit, now=NOW)
-    settings = yaml.safe_load(made.site_file.read_text())
+    settings = yaml.load(made.site_file.read_text(), Loader=yaml.CSafeLoader)
     phantom = {"patients": 6, "pictures_per_patient": 1, "scanner_strength": 0.5}
     phantom |= {"kind": "phantom", "lesion_contrast": 1.5, "roi_fraction": 0.5}
     settings["source"] = phantom | {"marker_agreement": None, "prevalence": None}
-    made.site_file.write_text(yaml.safe_dump(settings))
+    made.site_file.write_text(yaml.dump(settings, Dumper=yaml.CSafeDumper))
     return made
 
 

@@ -17,7 +17,7 @@ def configured() -> Configured:
 
     def read(size: str, *, encoder: dict[str, object] | None = None, **keys: object) -> ModelConfig:
         text = Path("configs/models", f"{size}.yaml").read_text()
-        values = yaml.safe_load(text)["model"]
+        values = yaml.load(text, Loader=yaml.CSafeLoader)["model"]
         values["encoder"] |= encoder or {}
         return ModelConfig.model_validate(values | keys)
 

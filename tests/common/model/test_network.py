@@ -188,6 +188,8 @@ def test_unknown_encoder_is_answered_with_the_nearest_name(configured: Configure
 def test_unknown_option_stage_and_block_are_named(configured: Configured) -> None:
     for change, words in (
         ({"options": {"deepths": [1, 1, 1, 1]}}, "deepths"),
+        ({"options": {"checkpoint_path": "/data/other.pth"}}, "checkpoint_path is no property"),
+        ({"options": {"pretrained_cfg_overlay": {"file": "/data"}}}, "pretrained_cfg_overlay is"),
         ({"transformer_stage": 9}, "stages"),
         ({"evidence_block": 5}, "has 1 blocks"),
         ({"token_stride_px": 4}, "does not divide"),

@@ -14,7 +14,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +32,7 @@ POLICY = Path(__file__).parents[3] / "configs" / "policies" / "strict.yaml"
 
 SERVING = "action=superlink_up"  # what `fovea serve` logs when its SuperLink answers
 RESTART_S = 3.0  # pause before a process that ended is started again
+STATUS_S = 5.0  # between two questions how a run stands that has no summary yet
 
 # Users of the isolated form; numbers are enough, they need no entry in the password file.
 SHARED_GROUP, TRAINER_USER, CONNECTOR_USER = 61000, 61001, 61002
@@ -280,8 +282,10 @@ class Federation:
 
         wait_until("the coordinator answers", answers, within_s=90, every_s=0.5)
 
-    def add_site(self, name: str, source: Mapping[str, object], **site: object) -> Site:
-        """Enrol a site and prepare its pictures."""
+    def add_site(
+        self, name: str, source: Mapping[str, object], *, prepares: bool = True, **site: object
+    ) -> Site:
+        """Enrol a site and, if asked, prepare its pictures."""
         home = self.root / name
         self.fovea_site(name, "init", "--kit", str(self.home / "kits" / name))
         self._edit(home / "trainer" / "site.yaml", {"source": dict(source), "data": None, **site})
@@ -297,7 +301,8 @@ class Federation:
         self._edit(home / "connector" / "connector.yaml", {"metrics_port": free_port()})
         if self.is_isolated:
             self._give_away(home)
-        self.fovea_site(name, "prepare")
+        if prepares:
+            self.fovea_site(name, "prepare")
         made = self.site(name)
         self.sites[name] = made
         return made
@@ -386,17 +391,18 @@ class Federation:
     def approve(self, run: str, sites: Sequence[str]) -> None:
         """Approve a run at every site as soon as it waits there."""
         for name in sites:
-            wait_until(
-                f"{name} hears of {run}",
-                lambda name=name: any(r.get("run") == run for r in self.sites[name].audit()),
-                within_s=90,
-            )
-            wait_until(
-                f"{name} knows of {run}",
-                lambda name=name: run in self.fovea_site(name, "waiting", "--json"),
-                within_s=90,
-                every_s=1,
-            )
+            with self._with_logs(run):
+                wait_until(
+                    f"{name} hears of {run}",
+                    lambda name=name: any(r.get("run") == run for r in self.sites[name].audit()),
+                    within_s=90,
+                )
+                wait_until(
+                    f"{name} knows of {run}",
+                    lambda name=name: run in self.fovea_site(name, "waiting", "--json"),
+                    within_s=90,
+                    every_s=1,
+                )
             self.fovea_site(name, "approve", run, "--yes")
 
     def status(self, run: str) -> dict[str, Any]:
@@ -411,15 +417,20 @@ class Federation:
 
     def finished(self, run: str, *, within_s: float) -> dict[str, Any]:
         """Wait for a run's end and return its summary."""
+        asks_at = 0.0
 
         def over() -> dict[str, Any] | None:
+            nonlocal asks_at
+            # A command costs a second of the cores that the run needs: it is asked now and then,
+            # and as soon as the summary is there.
+            if self.summary(run) is None and time.monotonic() < asks_at:
+                return None
             state = self.status(run)["state"]
+            asks_at = time.monotonic() + STATUS_S
             return self.summary(run) if state not in ("starting", "running") else None
 
-        try:
-            found = wait_until(f"{run} ends", over, within_s=within_s, every_s=1)
-        except NotInTimeError as error:
-            raise NotInTimeError(f"{error}\n{self.logs(run)}") from None
+        with self._with_logs(run):
+            found = wait_until(f"{run} ends", over, within_s=within_s)
         assert found is not None
         return found
 
@@ -432,8 +443,14 @@ class Federation:
                 return False
             return bool(status["server_round"] >= number)
 
-        try:
+        with self._with_logs(run):
             wait_until(f"{run} reaches round {number}", there, within_s=within_s, every_s=0.5)
+
+    @contextmanager
+    def _with_logs(self, run: str) -> Iterator[None]:
+        """Let what does not happen in time be reported with the end of every log."""
+        try:
+            yield
         except NotInTimeError as error:
             raise NotInTimeError(f"{error}\n{self.logs(run)}") from None
 

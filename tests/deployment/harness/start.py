@@ -1,5 +1,6 @@
 """A federation of three tiny sites, from nothing to waiting for a run."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from harness.federation import Federation, federation_folder
@@ -19,21 +20,33 @@ PICTURES = {
 
 
 def start_federation(
-    sites: dict[str, str] | None = None, *, is_isolated: bool = False, start: bool = True
+    sites: dict[str, str] | None = None,
+    *,
+    is_isolated: bool = False,
+    start: bool = True,
+    patients: int | None = None,
+    bystanders: Collection[str] = (),
 ) -> Federation:
-    """Return a federation whose sites are enrolled, prepared, admitted and (if asked) started."""
+    """Return a federation whose sites are enrolled, prepared, admitted and (if asked) started.
+
+    Bystanders are connected and nothing more: they have no pictures and no trainer runs there.
+    """
     tasks = sites or TASKS
     federation = Federation(federation_folder(), tasks, TRIAL, is_isolated=is_isolated)
     try:
         federation.provision()
         for name, task in tasks.items():
             labels = ["Effusion", "Mass", "Nodule"] if task == "chestx" else None
-            federation.add_site(name, PICTURES, labels=labels)
+            pictures = PICTURES if patients is None else PICTURES | {"patients": patients}
+            federation.add_site(name, pictures, prepares=name not in bystanders, labels=labels)
         federation.serve()
         for name in tasks:
             federation.admit(name)
-            if start:
-                federation.sites[name].start()
+            site = federation.sites[name]
+            if start and name in bystanders:
+                site.connector.start()
+            elif start:
+                site.start()
     except BaseException:
         print(federation.logs())  # noqa: T201 - the only trace of what went wrong
         federation.close()

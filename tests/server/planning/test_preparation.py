@@ -1,7 +1,9 @@
 """All shards of a run from its YAML: what is refused, what is shared out, what is reopened."""
 
 import csv
+import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,12 @@ from PIL import Image
 from common.config_file import LoadedConfig, load_config
 from common.datasets.shard import Shard
 from common.errors import ConfigError, DataError
-from server.planning.preparation import open_sources, prepare_reference, prepare_shards
+from server.planning.preparation import (
+    Shards,
+    open_sources,
+    prepare_reference,
+    prepare_shards,
+)
 
 DEMO = Path(__file__).parents[3] / "configs" / "experiments" / "demo.yaml"
 PLACES = ("north", "harbour", "reference-chestx")
@@ -66,6 +73,22 @@ class Told:
 
 
 def unwatched(name: str, done: int, total: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """A run whose places share one pool, prepared; tests read it and leave it as it is."""
+
+    folder: Path
+    shards: Shards
+    told: Told
+
+
+@pytest.fixture(scope="module")
+def pooled(tmp_path_factory: pytest.TempPathFactory) -> Pooled:
+    folder, told = tmp_path_factory.mktemp("pooled"), Told()
+    shards = prepare_shards(chest_run(POOLED), data_root=None, out=folder, watch=told)
+    return Pooled(folder, shards, told)
 
 
 def pictures(shard: Shard) -> set[bytes]:
@@ -179,31 +202,27 @@ def test_no_patient_of_a_pool_is_at_two_places(tmp_path: Path) -> None:
     assert len(set.union(*patients.values())) == sum(map(len, patients.values())) == 16
 
 
-def test_no_picture_of_the_reference_set_is_at_a_site(tmp_path: Path) -> None:
-    shards = prepare_shards(chest_run(POOLED), data_root=None, out=tmp_path, watch=unwatched)
+def test_no_picture_of_the_reference_set_is_at_a_site(pooled: Pooled) -> None:
+    shards = pooled.shards
 
     reference = pictures(shards.reference["chestx"])
     assert len(reference) == len(shards.reference["chestx"]) > 0
     for site in ("north", "harbour"):
         assert pictures(shards.sites[site]).isdisjoint(reference)
     assert shards.site_folders == {
-        "north": tmp_path / "shards" / "north",
-        "harbour": tmp_path / "shards" / "harbour",
+        "north": pooled.folder / "shards" / "north",
+        "harbour": pooled.folder / "shards" / "harbour",
     }
 
 
 def test_coordinator_alone_prepares_the_reference_set_it_has_beside_all_sites(
-    tmp_path: Path,
+    pooled: Pooled, tmp_path: Path
 ) -> None:
-    together = prepare_shards(
-        chest_run(POOLED), data_root=None, out=tmp_path / "together", watch=unwatched
-    )
-
     alone = prepare_reference(
         chest_run(POOLED), data_root=None, out=tmp_path / "alone", watch=unwatched
     )
 
-    assert pictures(alone["chestx"]) == pictures(together.reference["chestx"])
+    assert pictures(alone["chestx"]) == pictures(pooled.shards.reference["chestx"])
     folders = [path.name for path in (tmp_path / "alone/shards").iterdir() if path.is_dir()]
     assert folders == ["reference-chestx"]
 
@@ -239,26 +258,27 @@ def test_another_seed_prepares_every_shard_anew(tmp_path: Path) -> None:
     assert told.last == dict.fromkeys(PLACES, (8, 8))
 
 
-def test_shares_of_a_pool_are_reopened_without_looking_through_it_again(tmp_path: Path) -> None:
-    first, again = Told(), Told()
+def test_shares_of_a_pool_are_reopened_without_looking_through_it_again(pooled: Pooled) -> None:
+    again = Told()
 
-    before = prepare_shards(chest_run(POOLED), data_root=None, out=tmp_path, watch=first)
-    after = prepare_shards(chest_run(POOLED), data_root=None, out=tmp_path, watch=again)
+    after = prepare_shards(chest_run(POOLED), data_root=None, out=pooled.folder, watch=again)
 
-    assert first.last["pool lake"] == (16, 16)
+    assert pooled.told.last["pool lake"] == (16, 16)
     assert again.last == {}
-    assert pictures(after.sites["north"]) == pictures(before.sites["north"])
+    assert pictures(after.sites["north"]) == pictures(pooled.shards.sites["north"])
 
 
-def test_pool_is_looked_through_again_where_pictures_or_thresholds_differ(tmp_path: Path) -> None:
-    stricter, damaged = Told(), Told()
-    prepare_shards(chest_run(POOLED), data_root=None, out=tmp_path, watch=unwatched)
+def test_pool_is_looked_through_again_where_pictures_or_thresholds_differ(
+    pooled: Pooled, tmp_path: Path
+) -> None:
+    stricter, damaged, out = Told(), Told(), tmp_path / "out"
+    shutil.copytree(pooled.folder, out)
 
     loaded = chest_run(POOLED, "data.duplicates.near_distance_bits=7")
-    prepare_shards(loaded, data_root=None, out=tmp_path, watch=stricter)
-    for kept in (tmp_path / "shards").glob(".scan-*"):
+    prepare_shards(loaded, data_root=None, out=out, watch=stricter)
+    for kept in (out / "shards").glob(".scan-*"):
         kept.write_text("{")
-    prepare_shards(loaded, data_root=None, out=tmp_path, watch=damaged)
+    prepare_shards(loaded, data_root=None, out=out, watch=damaged)
 
     assert stricter.last["pool lake"] == damaged.last["pool lake"] == (16, 16)
 

@@ -1,6 +1,5 @@
 """Nine sites of three tasks with real keys, real masks and updates drawn at random; no network."""
 
-import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -228,12 +227,6 @@ class World:
         parts = [self.sites[s].given[server_round].arrays[name].astype(float) for s in holders]
         weights = [EXAMPLES[site] / total for site in holders]
         return np.average(parts, axis=0, weights=weights)
-
-
-@pytest.fixture(autouse=True)
-def _no_power_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Nine sites write before every answer; that a disk is waited for is tested where it is done.
-    monkeypatch.setattr(os, "fsync", lambda _handle: None)
 
 
 @pytest.fixture(scope="session")
