@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 # As a list names it → in full.
 KINDS: Mapping[str, str] = {
-    "data cards": "data cards",
+    "data cards": "data cards: counts of pictures and patients by class and by sign",
     "numbers of pictures": "numbers of pictures",
     "validation measurements": (
         "measurements on the sites' validation parts, and the count of sites above a floor"

@@ -16,7 +16,6 @@ from common.printable import printable
 if TYPE_CHECKING:
     from common.explaining.asked import Trust
 
-ALL = "all"
 PARTS = ("train", "val", "test")
 
 
@@ -51,6 +50,11 @@ PARTS = ("train", "val", "test")
     help="Measure faithfulness and stability of no map, the model's own, or every method's.",
 )
 @click.option(
+    "--expect-digest",
+    metavar="SHA256",
+    help="Refuse a model whose package has another digest; the run's summary.json names it.",
+)
+@click.option(
     "--out",
     type=click.Path(path_type=Path),
     help="Folder, empty or new.  [default: one by the time in trainer/audit-packs of the site]",
@@ -64,6 +68,7 @@ def audit_pack(
     pictures: int,
     methods: str,
     trust: str,
+    expect_digest: str | None,
     out: Path | None,
 ) -> None:
     """Look at a model on this site's own validation pictures: pages and numbers, kept here.
@@ -85,6 +90,7 @@ def audit_pack(
     from client.commands.bars import ReadingBar  # noqa: PLC0415 - rich's progress takes its time
     from client.home.site import read_site  # noqa: PLC0415 - brings the schema
     from common.datasets.shard import open_shard  # noqa: PLC0415
+    from common.explaining.asked import methods_named  # noqa: PLC0415
     from common.package.loading import open_package  # noqa: PLC0415
 
     now = present()
@@ -93,12 +99,12 @@ def audit_pack(
         site = read_site(home.site_file)
         shard = open_shard(home.shard)
     torch.set_num_threads(site.machine.num_threads)
-    loaded = open_package(model)
+    loaded = open_package(model, expected_digest=expect_digest)
     asked = Asked(
         site=site.name,
         part=part,
         pictures=pictures,
-        methods=_methods(methods),
+        methods=methods_named(methods),
         trust=cast("Trust", trust),
         preprocess=site.preparation.preprocess,
     )
@@ -110,6 +116,7 @@ def audit_pack(
         "audit-pack-written",
         by=person(),
         run=pack.model.run,
+        package=pack.model.package_digest,
         weights=pack.model.weights_sha256,
         part=part,
         pages=len(pack.shown),
@@ -124,14 +131,6 @@ def audit_pack(
     )
     if failed:
         sys.exit(EXIT_FINDINGS)
-
-
-def _methods(text: str) -> tuple[str, ...]:
-    from common.explain import EXPLAINERS  # noqa: PLC0415 - every command would wait for it
-
-    if text.strip() == ALL:
-        return tuple(EXPLAINERS)
-    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
 def _packs(home: SiteHome) -> Path:

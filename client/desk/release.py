@@ -70,5 +70,4 @@ def is_released_whole(
 
 def _totals_only(data_card_json: str) -> str:
     """Return a data card that keeps how many pictures and patients there are, and no more."""
-    card = card_from_dict(json.loads(data_card_json))
-    return replace(card, parts=(), regions=(), exclusions={}, notes=()).as_json()
+    return card_from_dict(json.loads(data_card_json)).totals_only().as_json()

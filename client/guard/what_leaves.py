@@ -136,7 +136,7 @@ def _reasons_against_site_card(card: SiteCard, limits: Limits) -> Iterator[str]:
     yield from _reasons_against_cohort("training", card.num_examples, limits)
     if not _is_count(card.num_val) or card.num_val != limits.counts.validation_pictures:
         yield "the card's number of validation pictures is not the shard's"
-    if reason := reason_against_card(card.data_card_json, task=limits.task):
+    if reason := reason_against_card(card.data_card_json, task=limits.task, counts=limits.counts):
         yield reason
 
 

@@ -62,6 +62,9 @@ class PixelRange:
     largest: int
 
 
+_UNTOLD = PixelRange(0, 0, 0)
+
+
 @dataclass(frozen=True)
 class DuplicateCount:
     """What the comparison of all pictures found."""
@@ -91,12 +94,33 @@ class DataCard:
     notes: tuple[str, ...]
 
     @property
+    def is_totals_only(self) -> bool:
+        """Whether the site shows how many pictures and patients it holds, and nothing else."""
+        return not self.parts
+
+    @property
     def signs(self) -> tuple[SignCount, ...]:
         """Return how often each sign is known and shown in all parts; a patient is in one part."""
         names = dict.fromkeys(sign.name for part in self.parts for sign in part.signs)
         return tuple(
             _summed([sign for part in self.parts for sign in part.signs if sign.name == name])
             for name in names
+        )
+
+    def totals_only(self) -> "DataCard":
+        """Return a card that tells how many pictures and patients there are, and nothing else."""
+        return DataCard(
+            task=self.task,
+            image_size_px=self.image_size_px,
+            pictures=self.pictures,
+            patients=self.patients,
+            parts=(),
+            regions=(),
+            width_px=_UNTOLD,
+            height_px=_UNTOLD,
+            exclusions={},
+            duplicates=DuplicateCount(0, 0, 0, 0, 0, 0),
+            notes=(),
         )
 
     def as_dict(self) -> dict[str, object]:
@@ -129,13 +153,19 @@ def card_from_dict(values: Mapping[str, object]) -> DataCard:
 
 
 def _blocks(card: DataCard) -> list[str]:
+    if card.is_totals_only:
+        return [
+            f"## Data card: {card.task}",
+            f"{card.pictures} pictures of {card.patients} patients, stored at "
+            f"{card.image_size_px}×{card.image_size_px} px. The site shows no more than that.",
+        ]
     names = [part.name for part in card.parts]
     classes = [
         [
             count.name,
             *(f"{p.classes[row].pictures} ({p.classes[row].patients})" for p in card.parts),
         ]
-        for row, count in enumerate(card.parts[0].classes if card.parts else ())
+        for row, count in enumerate(card.parts[0].classes)
     ]
     totals = ["**all**", *(f"{part.pictures} ({part.patients})" for part in card.parts)]
     lesions = ["with lesion region", *(str(part.lesion_pictures) for part in card.parts)]

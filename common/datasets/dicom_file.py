@@ -1,4 +1,8 @@
-"""Reads the pixels of one DICOM file as a viewer would show them."""
+"""Reads the pixels of one DICOM file as a viewer would show them.
+
+Of what a header says no message repeats more than words of the standard and whole numbers: a
+damaged or hand-made header may hold a patient's name wherever it is read.
+"""
 
 import struct
 from pathlib import Path
@@ -16,6 +20,9 @@ from common.datasets.window import window_to_8_bit
 from common.errors import DataError
 
 GREY = ("MONOCHROME1", "MONOCHROME2")
+# The other values that the standard defines, PS3.3 C.7.6.3.1.2, those that were retired included.
+COLOURS = ("PALETTE COLOR", "RGB", "HSV", "ARGB", "CMYK", "YBR_FULL", "YBR_FULL_422",
+           "YBR_PARTIAL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT", "XYB")  # fmt: skip
 VOI_KEYS = ("WindowCenter", "VOILUTSequence")
 MODALITY_KEYS = ("RescaleSlope", "ModalityLUTSequence")
 
@@ -41,9 +48,19 @@ def read_dicom(path: Path) -> NDArray[np.uint8]:
             return _pixels(path, pydicom.dcmread(path))
     except _BROKEN as error:
         raise DataError(
-            f"{path}: cannot be decoded as DICOM ({str(error) or type(error).__name__}); export it "
-            "again, uncompressed or as JPEG 2000, or take its row out of the table."
+            f"{path}: cannot be decoded as DICOM ({type(error).__name__}{_coding(path)}); export "
+            "it again, uncompressed or as JPEG 2000, or take its row out of the table."
         ) from error
+
+
+def _coding(path: Path) -> str:
+    """Return how the file's pixels are compressed, by its name in the standard; "" if unknown."""
+    try:
+        with quiet_readers():
+            syntax = pydicom.dcmread(path, stop_before_pixels=True).file_meta.TransferSyntaxUID
+    except _BROKEN:
+        return ""  # what is broken is told already
+    return f", {syntax.name}" if syntax.type == "Transfer Syntax" else ""
 
 
 def _pixels(path: Path, file: FileDataset) -> NDArray[np.uint8]:
@@ -61,9 +78,8 @@ def _pixels(path: Path, file: FileDataset) -> NDArray[np.uint8]:
         return _grey(path, file, inverted=photometric == "MONOCHROME1")
     if int(file.SamplesPerPixel) == 3 and int(file.BitsStored) == 8:
         return np.asarray(file.pixel_array, dtype=np.uint8)  # (H, W, 3), YBR already as RGB
-    raise DataError(
-        f"{path}: {photometric} pixels are not supported; export as MONOCHROME2 or RGB."
-    )
+    kind = f"{photometric} pixels" if photometric in COLOURS else "pixels of this kind"
+    raise DataError(f"{path}: {kind} are not supported; export as MONOCHROME2 or RGB.")
 
 
 def _grey(path: Path, file: FileDataset, *, inverted: bool) -> NDArray[np.uint8]:
@@ -84,9 +100,9 @@ def _grey(path: Path, file: FileDataset, *, inverted: bool) -> NDArray[np.uint8]
 
 def _stored_values(path: Path, file: FileDataset) -> NDArray[np.int64]:
     bits = int(file.BitsStored)
-    if int(file.HighBit) != bits - 1:
+    if (high := int(file.HighBit)) != bits - 1:
         raise DataError(
-            f"{path}: high bit {file.HighBit} with {bits} stored bits is not standard DICOM; "
+            f"{path}: high bit {high} with {bits} stored bits is not standard DICOM; "
             "export the picture again."
         )
     values = np.asarray(file.pixel_array).astype(np.int64) & ((1 << bits) - 1)

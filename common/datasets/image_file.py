@@ -109,4 +109,6 @@ def _is_dicom(path: Path) -> bool:
 
 
 def _said(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+    """Return what a message may repeat: Pillow's fixed words; its other errors quote the file."""
+    is_fixed = isinstance(error, OSError | Image.DecompressionBombError)
+    return (str(error) if is_fixed else "") or type(error).__name__

@@ -15,6 +15,7 @@ from common.datasets.sources import (
     FileSourceTable,
     file_source,
     left_out,
+    named_file,
     source_path,
 )
 from common.errors import ConfigError, DataError
@@ -43,6 +44,7 @@ class _Folders:
 
     pictures: Path
     masks: Path
+    root: Path  # the data folder: paths that lead outside of it name nothing
     shown: PurePosixPath  # of the pictures, below the data folder: tells equal names apart
 
 
@@ -69,7 +71,7 @@ def open_manifest(
     own = table.path.parent
     pictures = own if config.images is None else source_path(data_root, config.images)
     shown = PurePosixPath(config.table).parent if config.images is None else config.images
-    folders = _Folders(pictures=pictures, masks=own, shown=PurePosixPath(shown))
+    folders = _Folders(pictures=pictures, masks=own, root=data_root, shown=PurePosixPath(shown))
     records: list[Record] = []
     exclusions: list[Exclusion] = []
     for row, cells in _selected(table, config.where):
@@ -100,8 +102,8 @@ def _record(
     if isinstance(targets, LeftOut):
         return left_out(row, targets)
     name = cells[columns.image]
-    image = folders.pictures / name
-    if not name or not image.is_file():
+    image = named_file(name, folder=folders.pictures, data_root=folders.root)
+    if image is None:
         return Exclusion(MISSING_PICTURE, row, f"no file {name!r} in {folders.pictures}")
     outlines = Outlines(
         kind=_cell(cells, columns.roi_kind),
@@ -109,7 +111,15 @@ def _record(
         class_mask=_cell(cells, columns.roi_class_mask),
         boxes=_cell(cells, columns.roi_boxes),
     )
-    regions = read_outlines(row, outlines, targets, labels=labels, task=task, folder=folders.masks)
+    regions = read_outlines(
+        row,
+        outlines,
+        targets,
+        labels=labels,
+        task=task,
+        folder=folders.masks,
+        data_root=folders.root,
+    )
     if isinstance(regions, Exclusion):
         return regions
     signs = labels.signs(words)

@@ -9,7 +9,7 @@ from typing import get_args
 
 from common.datasets.labels import LabelTable, LeftOut
 from common.datasets.record import EVERY_POSITIVE_LABEL, Exclusion, MaskValue, Region, RoiKind
-from common.datasets.sources import MISSING_MASK, left_out
+from common.datasets.sources import MISSING_MASK, left_out, named_file
 from common.errors import DataError
 from common.registry import unknown_name
 from common.tasks import Task
@@ -36,6 +36,7 @@ def read_outlines(
     labels: LabelTable,
     task: Task,
     folder: Path,
+    data_root: Path,
 ) -> tuple[Region, ...] | Exclusion:
     """Return the regions of a row, or why the row is left out; pixels are not read.
 
@@ -46,6 +47,7 @@ def read_outlines(
         labels: What names of boxes and values of class masks mean.
         task: The task as the run restricts it.
         folder: Where paths of masks start.
+        data_root: The data folder: a mask outside of it is missing.
 
     Raises:
         DataError: The kind of region is unknown or the boxes are malformed.
@@ -56,34 +58,33 @@ def read_outlines(
         known = {**ROI_KINDS, "none": None}
         raise DataError(f"{row}: {unknown_name('kind of region', outlines.kind, known)}")
     kind = ROI_KINDS[outlines.kind]
-    mask = outlines.class_mask or outlines.mask
-    if not mask and not outlines.boxes:
+    name = outlines.class_mask or outlines.mask
+    if not name and not outlines.boxes:
         return Exclusion(MISSING_MASK, row, f"kind {kind} without a mask or boxes")
-    if mask and not (folder / mask).is_file():
-        return Exclusion(MISSING_MASK, row, f"no file {mask!r} beside the table")
+    mask = named_file(name, folder=folder, data_root=data_root)
+    if name and mask is None:
+        return Exclusion(MISSING_MASK, row, f"no file {name!r} beside the table")
     is_lesion = kind in ("lesion_mask", "lesion_box")
     nameless = labels.logits_of_mask(targets, task) if is_lesion else (EVERY_POSITIVE_LABEL,)
     usual_name = "lesion" if is_lesion else kind
     mask_kind = "lesion_mask" if is_lesion else kind
     regions: list[Region] = []
-    if outlines.class_mask:
+    if mask is not None and outlines.class_mask:
         regions += _of_class_mask(
-            folder / mask, mask_kind, targets, labels=labels, task=task, is_lesion=is_lesion
+            mask, mask_kind, targets, labels=labels, task=task, is_lesion=is_lesion
         )
-    elif mask:
-        regions += [
-            Region(mask_kind, usual_name, logit, folder / mask, None, None) for logit in nameless
-        ]
+    elif mask is not None:
+        regions += [Region(mask_kind, usual_name, logit, mask, None, None) for logit in nameless]
     box_kind = "lesion_box" if is_lesion else kind
-    for box, name in _boxes(row, outlines.boxes):
+    for box, called in _boxes(row, outlines.boxes):
         logits = nameless
-        if is_lesion and name:
-            logit = labels.logit_of(name, task)
+        if is_lesion and called:
+            logit = labels.logit_of(called, task)
             if isinstance(logit, LeftOut):
                 return left_out(row, logit)
             logits = () if logit is None else (logit,)  # None: the run does not ask about it
         regions += [
-            Region(box_kind, name or usual_name, logit, None, box, None) for logit in logits
+            Region(box_kind, called or usual_name, logit, None, box, None) for logit in logits
         ]
     return tuple(regions)
 

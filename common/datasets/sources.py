@@ -1,5 +1,6 @@
 """Opens a source by its kind, and the source that reads its pictures from files."""
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -167,6 +168,21 @@ def file_source(
 def left_out(row: str, problem: LeftOut) -> Exclusion:
     """Return the exclusion of a row whose words give no target."""
     return Exclusion(reason=problem.reason, row=row, detail=problem.detail)
+
+
+def named_file(name: str, *, folder: Path, data_root: Path) -> Path | None:
+    """Return the file that a cell of a table names from a folder, None where there is none.
+
+    What lies outside of the data folder is none: a table may come from somebody else, and must not
+    choose among all files of a hospital. Links inside of it are followed, wherever they lead.
+    """
+    path = Path(os.path.normpath(folder / name))  # "link/.." would lead to where the link leads
+    if not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(data_root)):
+        return None
+    try:
+        return path if name and path.is_file() else None
+    except OSError:  # a name that no file can have, or a folder that may not be looked into
+        return None
 
 
 def source_path(data_root: Path, name: str) -> Path:

@@ -1,6 +1,9 @@
 """What MLflow loads: a model package that answers a table of pictures with a table of explanations.
 
-MLflow imports this module by name and hands it the folder; nothing in that folder can run.
+MLflow imports this module by name and hands it the folder. Nothing that Fovea writes there can run;
+but MLflow believes ``MLmodel``, which no digest of the package is over: whoever can change that
+file can have MLflow run other code. A package whose way is not trusted is opened by ``fovea explain
+--expect-digest``, which reads none of MLflow's files.
 """
 
 import tempfile
@@ -11,7 +14,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from common.errors import DataError
+from common.errors import DataError, FoveaError
+from common.explaining.asked import methods_named
+from common.explaining.breakdown import breakdown, said
 from common.explaining.explain_picture import explain_picture
 from common.explaining.picture_file import PreparedPicture, prepare_picture
 from common.explanation.schema import Explanation, GridMap
@@ -47,13 +52,15 @@ class PackagedModel:
     ) -> pd.DataFrame:
         """Explain every picture of a table, one row of ``COLUMNS`` each.
 
-        A picture that cannot be read has its reason in ``failure``; the others go on.
+        A picture that cannot be explained has its reason in ``failure``, whatever was raised for
+        it; the others go on. What a library says of a file is not repeated: it may hold a
+        patient's name.
 
         Args:
             model_input: With the column ``image``, the bytes of a PNG, JPEG, TIFF or DICOM file,
                 and at will ``name``.
             params: ``task``, to be named where the model has several; ``methods``, names of
-                further explanation methods, separated by commas.
+                further explanation methods, separated by commas, or ``all``.
 
         Raises:
             ModelError: The model has no such task, or there is no such method.
@@ -61,11 +68,8 @@ class PackagedModel:
         """
         asked = params or {}
         task = self._task(str(asked.get(TASK) or ""))
-        methods = [name.strip() for name in str(asked.get(METHODS) or "").split(",")]
-        rows = [
-            self._row(file, task=task, methods=tuple(filter(None, methods)))
-            for file in files_of(model_input)
-        ]
+        methods = methods_named(str(asked.get(METHODS) or ""))
+        rows = [self._row(file, task=task, methods=methods) for file in files_of(model_input)]
         return pd.DataFrame(rows, columns=list(COLUMNS))
 
     def _task(self, named: str) -> str:
@@ -76,13 +80,20 @@ class PackagedModel:
 
     def _row(self, file: PictureFile, *, task: str, methods: tuple[str, ...]) -> dict[str, Cell]:
         try:
-            picture = self._prepared(file, task)
-        except DataError as error:
-            return {"name": file.name, "failure": str(error)}
-        made = explain_picture(
-            self.model, picture, task=task, now=datetime.now(UTC), methods=methods
-        )
-        return _cells(made)
+            made = explain_picture(
+                self.model,
+                self._prepared(file, task),
+                task=task,
+                now=datetime.now(UTC),
+                methods=methods,
+            )
+            return _cells(made)
+        except MemoryError:
+            raise
+        except FoveaError as error:
+            return {"name": file.name, "failure": said(error)}
+        except Exception as error:
+            return {"name": file.name, "failure": _broken(file, error)}
 
     def _prepared(self, file: PictureFile, task: str) -> PreparedPicture:
         # The readers want a path. The folder is this user's alone, and the picture's own name,
@@ -99,13 +110,20 @@ class PackagedModel:
                     config=about.preprocess,
                 )
             except DataError as error:
-                raise DataError(str(error).replace(str(path), file.name)) from error
+                raise DataError(said(error).replace(str(path), file.name)) from error
         return replace(picture, name=file.name)
 
 
 def _load_pyfunc(data_path: str) -> PackagedModel:
     """Open the package in a folder; MLflow calls this by its name."""
     return PackagedModel(open_package(Path(data_path)))
+
+
+def _broken(file: PictureFile, error: Exception) -> str:
+    return (
+        f"{file.name}: explaining it broke down ({breakdown(error)}). Open it in a viewer and save "
+        "it anew; where good pictures break down too, report these words."
+    )
 
 
 def _cells(made: Explanation) -> dict[str, Cell]:

@@ -19,6 +19,19 @@ from common.model_config import EncoderConfig
 from common.registry import unknown_name
 
 _SIDE_PX = 64  # of the picture of zeros that tells channels and strides
+# What timm would read weights from, or take for something else than the network's own shape.
+# A run's or package's description of a network must not make anybody read another file.
+_NO_OPTIONS = frozenset(
+    {
+        "cache_dir",
+        "checkpoint_path",
+        "features_only",
+        "out_indices",
+        "pretrained",
+        "pretrained_cfg",
+        "pretrained_cfg_overlay",
+    }
+)
 
 
 class Encoder(nn.Module):
@@ -93,6 +106,11 @@ def _create(config: EncoderConfig, stages: tuple[int, ...]) -> nn.Module:
         known = dict.fromkeys(timm.list_models())
         sentence = unknown_name("encoder", config.name, known).split(" Known:")[0]
         raise ModelError(f"{sentence} `timm.list_models()` names all {len(known)}.")
+    if refused := sorted(_NO_OPTIONS & set(config.options)):
+        raise ModelError(
+            f"encoder.options: {refused[0]} is no property of the network. Leave it out; weights "
+            "are named by encoder.pretrained, stages by evidence_stage and transformer_stage."
+        )
     options: dict[str, object] = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in config.options.items()

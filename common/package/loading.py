@@ -1,6 +1,5 @@
 """Opens a model package: a network that is ready to be used, with all that is known of it."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load
 from torch import Tensor
 
 from common.errors import ConfigError, ModelError
@@ -17,6 +14,7 @@ from common.metrics.novelty import Familiar
 from common.model.arrays import array_names, write_arrays
 from common.model.network import Network, build_network
 from common.package.answers import questions
+from common.package.array_file import read_array_file
 from common.package.prediction import Prediction, interpret
 from common.package.reading import read_package
 from common.package.schema import (
@@ -136,19 +134,46 @@ def open_package(folder: Path, *, expected_digest: str | None = None) -> LoadedM
             "names the expected digest."
         )
     tasks = {name: _task(name, about, place) for name, about in package.tasks.items()}
-    # Weights are in the package: whatever the file says, none are fetched or read from elsewhere.
-    encoder = package.model.encoder.model_copy(update={"pretrained": False})
-    config = package.model.model_copy(update={"encoder": encoder})
-    network = build_network(config, tasks, seed=package.seed)
-    weights = _read_arrays(place / WEIGHTS_FILE, package.weights_sha256)
+    network = _network(package, tasks, place)
+    weights = read_array_file(
+        place / WEIGHTS_FILE,
+        sha256=package.weights_sha256,
+        most_numbers=sum(value.numel() for value in network.state_dict().values()),
+    )
     if missing := sorted(set(array_names(network)) - set(weights)):
         raise ModelError(
             f"{place / WEIGHTS_FILE}: array {missing[0]!r} is missing. The package is of another "
             "version of Fovea: open it with that one, or package the run's model again."
         )
-    write_arrays(network, weights)
-    familiar = _read_arrays(place / NOVELTY_FILE, package.novelty_sha256)
-    return LoadedModel(network.eval(), package, _familiar(familiar, tasks, place))
+    try:
+        write_arrays(network, weights)
+    except ModelError as error:
+        raise ModelError(f"{place / WEIGHTS_FILE}: {error}") from error
+    width = network.config.width
+    familiar = read_array_file(
+        place / NOVELTY_FILE,
+        sha256=package.novelty_sha256,
+        most_numbers=len(tasks) * width * (width + 1),
+    )
+    return LoadedModel(network.eval(), package, _familiar(familiar, package, width, place))
+
+
+def _network(package: ModelPackage, tasks: Mapping[str, Task], place: Path) -> Network:
+    # Weights are in the package: whatever the file says, none are fetched or read from elsewhere.
+    encoder = package.model.encoder.model_copy(update={"pretrained": False})
+    config = package.model.model_copy(update={"encoder": encoder})
+    try:
+        return build_network(config, tasks, seed=package.seed)
+    except ModelError as error:
+        raise ModelError(
+            f"{place / MODEL_FILE}: {error} The package may be of another version of Fovea."
+        ) from error
+    except (RuntimeError, OverflowError, MemoryError) as error:
+        raise ModelError(
+            f"{place / MODEL_FILE}: the network that it describes cannot be built here "
+            f"({type(error).__name__}). Package the run's model again, or give this machine more "
+            "memory."
+        ) from error
 
 
 def _place(folder: Path) -> Path:
@@ -196,39 +221,22 @@ def _refuse_gaps(conformal: Conformal, task: Task, place: Path) -> None:
             )
 
 
-def _read_arrays(path: Path, sha256: str) -> dict[str, NDArray[np.float32]]:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ModelError(
-            f"{path}: cannot be read ({error.strerror}). Copy the package whole."
-        ) from error
-    # The bytes that were compared are those that are used.
-    found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
-        raise ModelError(
-            f"{path}: its digest is {found[:12]}…, {MODEL_FILE} names {sha256[:12]}…. The file is "
-            "damaged or of another model: copy the package anew, or package the run's model again."
-        )
-    try:
-        arrays: dict[str, NDArray[np.float32]] = load(content)
-    except SafetensorError as error:
-        raise ModelError(f"{path}: no safetensors file. Package the run's model again.") from error
-    return arrays
-
-
 def _familiar(
-    arrays: Mapping[str, NDArray[np.float32]], tasks: Mapping[str, Task], place: Path
+    arrays: Mapping[str, NDArray[np.float32]], package: ModelPackage, width: int, place: Path
 ) -> dict[str, Familiar]:
     found: dict[str, Familiar] = {}
-    for task in tasks:
+    for task, about in package.tasks.items():
         mean, whitening = arrays.get(f"{task}/{MEAN}"), arrays.get(f"{task}/{WHITENING}")
-        if mean is None or whitening is None:
+        if mean is None and whitening is None and about.novelty_limit is None:
             continue
-        if whitening.shape != (len(mean), len(mean)):
+        if (
+            mean is None
+            or whitening is None
+            or (mean.shape, whitening.shape) != ((width,), (width, width))
+        ):
             raise ModelError(
-                f"{place / NOVELTY_FILE}: the arrays of task {task} do not fit each other. Package "
-                "the run's model again."
+                f"{place / NOVELTY_FILE}: the arrays of task {task} are missing, or do not fit "
+                "each other or the network. Package the run's model again."
             )
         found[task] = Familiar(mean=mean, whitening=whitening)
     return found

@@ -7,6 +7,9 @@ from pydantic import ValidationError
 from common.errors import ModelError
 from common.package.digest import package_digest
 from common.package.schema import ModelPackage
+from common.whole_file import read_plain
+
+_LARGEST_BYTES = 2**24  # a model.json has some ten thousand
 
 
 def read_package(path: Path) -> ModelPackage:
@@ -16,11 +19,14 @@ def read_package(path: Path) -> ModelPackage:
     one that was packaged.
     """
     try:
-        content = path.read_bytes()
+        # Resolved: a store of models may keep the file elsewhere and link to it.
+        content = read_plain(path.resolve(), at_most=_LARGEST_BYTES)
         package = ModelPackage.model_validate_json(content)
         found = package_digest(content)
     except OSError as error:
-        raise ModelError(f"{path}: cannot be read ({error.strerror}).") from error
+        raise ModelError(
+            f"{path}: cannot be read ({error.strerror}). Copy the package whole."
+        ) from error
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"]) or "the whole file"
         raise ModelError(

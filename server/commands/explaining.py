@@ -12,7 +12,13 @@ from rich.console import Console
 
 from common.errors import ModelError
 from common.explain import EXPLAINERS
-from common.explaining.asked import FEWEST_ORDERS, RANDOM_ORDERS, Asked
+from common.explaining.asked import (
+    FEWEST_ORDERS,
+    RANDOM_ORDERS,
+    Asked,
+    methods_named,
+    named,
+)
 from common.registry import unknown_name
 from server.commands.failing import EXIT_ERROR, EXIT_PARTIAL, failing_plainly
 
@@ -24,8 +30,6 @@ if TYPE_CHECKING:
     from common.explaining.asked import Trust
     from common.explaining.pages import Done
     from common.package.loading import LoadedModel
-
-ALL = "all"
 
 
 @click.command()
@@ -113,13 +117,14 @@ def explain(
     from common.package.loading import open_package  # noqa: PLC0415
 
     jobs = jobs_of(images, regions=regions, discs=discs)
-    chosen = _methods(methods)
+    chosen = methods_named(methods)
     loaded = open_package(model, expected_digest=expect_digest)
+    chosen_task = loaded.task_asked_for(task, how="name one with --task")
     asked = Asked(
-        task=_task(loaded, task),
+        task=chosen_task,
         methods=chosen,
         trust=cast("Trust", trust),
-        findings=_findings(loaded, _task(loaded, task), findings),
+        findings=_findings(loaded, chosen_task, findings),
         random_orders=random_orders,
     )
     errors = Console(stderr=True)
@@ -140,34 +145,14 @@ def explain(
         sys.exit(EXIT_ERROR if len(failed) == len(results) else EXIT_PARTIAL)
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-
-
-def _methods(text: str) -> tuple[str, ...]:
-    """Return the methods asked for. Raises ModelError for an unknown one."""
-    if text.strip() == ALL:
-        return tuple(EXPLAINERS)
-    names = _names(text)
-    for name in names:
-        if name not in EXPLAINERS:
-            raise ModelError(unknown_name("explanation method", name, dict.fromkeys(EXPLAINERS)))
-    return names
-
-
-def _task(model: "LoadedModel", named: str | None) -> str:
-    """Return the task asked for. Raises ModelError where the model leaves a choice."""
-    return model.task_asked_for(named, how="name one with --task")
-
-
 def _findings(model: "LoadedModel", task: str, text: str | None) -> tuple[str, ...] | None:
     if text is None:
         return None
     known = model.task(task).class_names
-    for name in _names(text):
+    for name in named(text):
         if name not in known:
             raise ModelError(unknown_name(f"finding of task {task}", name, dict.fromkeys(known)))
-    return _names(text)
+    return named(text)
 
 
 def _summary(results: "Sequence[Done]", out: Path) -> "dict[str, JsonValue]":

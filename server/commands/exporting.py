@@ -22,8 +22,15 @@ from server.commands.failing import failing_plainly
     type=click.IntRange(min=1),
     help="How many pictures every call will have.  [default: any number]",
 )
+@click.option(
+    "--expect-digest",
+    metavar="SHA256",
+    help="Refuse a model whose package has another digest; the run's summary.json names it.",
+)
 @failing_plainly
-def export(*, model: Path, task: str | None, out: Path, batch: int | None) -> None:
+def export(
+    *, model: Path, task: str | None, out: Path, batch: int | None, expect_digest: str | None
+) -> None:
     """Write one task of MODEL as an ONNX file, with the maps among its outputs.
 
     MODEL is the folder of a run or of a model package. The file takes prepared 8-bit pictures and
@@ -33,7 +40,7 @@ def export(*, model: Path, task: str | None, out: Path, batch: int | None) -> No
     from common.package.loading import open_package  # noqa: PLC0415 - brings torch
     from common.package.onnx_export import export_onnx  # noqa: PLC0415
 
-    loaded = open_package(model)
+    loaded = open_package(model, expected_digest=expect_digest)
     chosen = loaded.task_asked_for(task, how="name one with --task")
     try:
         export_onnx(loaded, task=chosen, path=out, batch=batch)

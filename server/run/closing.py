@@ -57,7 +57,13 @@ def look_at_last(
         reference,
         config=config,
         server_round=server_round,
-        left_out=untrained_tasks(config, list(arrays), rounds, until=server_round),
+        left_out=untrained_tasks(
+            config,
+            list(arrays),
+            rounds,
+            participation=result.participation,
+            until=server_round,
+        ),
     )
     log.info(
         "model looked at",

@@ -12,6 +12,7 @@ from common.config import RunConfig
 from common.datasets.shard import Shard
 from common.device import chosen_device
 from common.errors import FoveaError, RunError
+from common.explaining.breakdown import breakdown
 from common.model.network import Network
 from common.package.reading import read_package
 from common.package.schema import MODEL_FILE, ModelPackage
@@ -114,7 +115,10 @@ def _packaged(
     network: Network,
     reference: Mapping[str, Shard],
 ) -> tuple[RunResult, Path | None, PackageEntry | None]:
-    """Package the run's model. Where that fails the run is what it was, and its verdict says so."""
+    """Package the run's model. Where that fails the run is what it was, and its verdict says so.
+
+    Whatever it fails by: the rounds are worth more than what is made of them in a moment.
+    """
     folder, about = None, None
     try:
         folder = package_run(config, result, journal.rounds(), network=network, reference=reference)
@@ -128,12 +132,10 @@ def _packaged(
                 ),
             )
             write_flavour(folder)
-    except (FoveaError, OSError) as error:
-        # The rounds are worth more than what is made of them in a moment: nothing of them is lost.
+    except Exception as error:
         log.exception("model not packaged", extra={"action": "model_not_packaged"})
-        told = str(error) if isinstance(error, FoveaError) else str(error.strerror)
         what = "the model was not packaged" if folder is None else "the package is not whole"
-        return _with_reasons(result, f"{what}: {told}"), folder, about
+        return _with_reasons(result, f"{what}: {_told(error)}"), folder, about
     return result, folder, about
 
 
@@ -145,15 +147,24 @@ def _looked_at(
     network: Network,
     reference: Mapping[str, Shard],
 ) -> tuple[RunResult, ClosingReport | None]:
-    """Look at the run's model once more. Where that fails its verdict says so, and no more."""
+    """Look at the run's model once more. Where that fails its verdict says so, and no more.
+
+    Whatever it fails by, such as a device without memory: the rounds are done, and are worth more.
+    """
     try:
         return result, look_at_last(
             config, result, network=network, reference=reference, rounds=journal.rounds()
         )
-    except (FoveaError, OSError) as error:
+    except Exception as error:
         log.exception("model not looked at", extra={"action": "model_not_looked_at"})
-        told = str(error) if isinstance(error, FoveaError) else str(error.strerror)
-        return _with_reasons(result, f"signs and methods were not measured: {told}"), None
+        return _with_reasons(result, f"signs and methods were not measured: {_told(error)}"), None
+
+
+def _told(error: Exception) -> str:
+    """Return what a verdict says of an error: Fovea's words or the system's, never a library's."""
+    if isinstance(error, FoveaError):
+        return str(error)
+    return (isinstance(error, OSError) and error.strerror) or breakdown(error)
 
 
 def _noted(package: ModelPackage) -> PackageEntry:

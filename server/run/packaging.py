@@ -23,7 +23,7 @@ from common.package.schema import FORMAT, PACKAGE_FOLDER, Calibration, ModelPack
 from common.package.shift import class_shift
 from common.package.sign_association import concept_association
 from common.package.writing import write_package
-from server.exchange.participation import Status
+from server.exchange.participation import Participation, Status
 from server.journal.entries import installed_versions
 from server.record.summary import RoundEntry
 from server.rounds.coordinate import RunResult
@@ -77,7 +77,13 @@ def package_run(
     write_arrays(network, arrays)
     tasks: dict[str, TaskPackage] = {}
     familiar: dict[str, Familiar] = {}
-    left_out = untrained_tasks(config, array_names(network), rounds, until=server_round)
+    left_out = untrained_tasks(
+        config,
+        array_names(network),
+        rounds,
+        participation=result.participation,
+        until=server_round,
+    )
     if set(reference) <= set(left_out):
         reasons = " ".join(f"{name}: {why}" for name, why in left_out.items())
         raise ModelError(f"no task of it could be answered. {reasons}")
@@ -95,6 +101,7 @@ def package_run(
             config,
             name,
             rounds,
+            participation=result.participation,
             of=server_round,
             calibration=measure(CALIBRATION),
             gate=measure(GATE),
@@ -129,6 +136,7 @@ def _task_package(
     name: str,
     rounds: Sequence[RoundEntry],
     *,
+    participation: Sequence[Participation],
     of: int,
     calibration: Responses,
     gate: Responses,
@@ -144,7 +152,7 @@ def _task_package(
     )
     novelty = learn_novelty(calibration, gate, task=task, seed=seed)
     known = novelty if isinstance(novelty, Novelty) else None
-    sites, pictures = training_of(config, name, rounds, until=of)
+    sites, pictures = training_of(config, name, rounds, participation=participation, until=of)
     about = TaskPackage(
         labels=task.labels,
         concepts=task.concepts,

@@ -8,12 +8,17 @@ from collections.abc import Collection, Sequence
 
 from common.config import RunConfig
 from common.layers import TRUNK, group_of, is_local, is_of_concepts
-from server.exchange.participation import Outcome
+from server.exchange.participation import Outcome, Participation
 from server.record.summary import RoundEntry
 
 
 def untrained_tasks(
-    config: RunConfig, names: Collection[str], rounds: Sequence[RoundEntry], *, until: int
+    config: RunConfig,
+    names: Collection[str],
+    rounds: Sequence[RoundEntry],
+    *,
+    participation: Sequence[Participation],
+    until: int,
 ) -> dict[str, str]:
     """Return the tasks that the model of a round cannot answer, each with the reason in a sentence.
 
@@ -26,6 +31,7 @@ def untrained_tasks(
         config: The run's, after tasks with too few sites for secure sums were settled.
         names: Of the network's arrays.
         rounds: Their entries.
+        participation: What came of each round.
         until: The model's round.
     """
     local = [name for name in names if is_local(name, config.federation.local_layers)]
@@ -45,7 +51,7 @@ def untrained_tasks(
             found[task] = (
                 "The model is that of round 0, before any training: no later one was better."
             )
-        elif not training_of(config, task, rounds, until=until)[0]:
+        elif not training_of(config, task, rounds, participation=participation, until=until)[0]:
             found[task] = (
                 f"No site had trained its head together with the others until round {until}, "
                 "which the model is of."
@@ -54,18 +60,26 @@ def untrained_tasks(
 
 
 def training_of(
-    config: RunConfig, task: str, rounds: Sequence[RoundEntry], *, until: int
+    config: RunConfig,
+    task: str,
+    rounds: Sequence[RoundEntry],
+    *,
+    participation: Sequence[Participation],
+    until: int,
 ) -> tuple[int, int | None]:
     """Return how many sites have trained a task's head until a round, on how many pictures.
 
-    A round whose masked sum was not opened has trained nothing. No pictures are known where the
-    server sees sums alone.
+    A round that left the model as it was has trained nothing, whoever answered: too few did, or a
+    masked sum was not opened. No pictures are known where the server sees sums alone.
+
+    Arguments as of :func:`untrained_tasks`.
     """
+    stayed = {each.server_round for each in participation if not each.changed_model}
     of_task = {site.name for site in config.sites if site.task == task}
     counts = {
         site.site: site.num_examples
         for entry in rounds
-        if 1 <= entry.round <= until and _was_merged(entry, task)
+        if entry.round <= until and entry.round not in stayed and _has_head(entry, task)
         for site in entry.sites
         if site.site in of_task and site.outcome is Outcome.ANSWERED
     }
@@ -73,7 +87,8 @@ def training_of(
     return len(counts), sum(known) if len(known) == len(counts) else None
 
 
-def _was_merged(entry: RoundEntry, task: str) -> bool:
+def _has_head(entry: RoundEntry, task: str) -> bool:
+    """Say whether a round that changed the model changed the task's head too."""
     if entry.summed is None:
         return True
     group = entry.summed.groups.get(task)

@@ -39,7 +39,7 @@ from common.errors import DataError, ModelError
 from common.explaining.explain_picture import explain_picture
 from common.explanation.schema import Explanation
 from common.local_site import LocalSite
-from common.package.loading import LoadedModel, network_input
+from common.package.loading import LoadedModel, network_input, open_package
 from common.package.responses import Responses
 from common.package.schema import Calibration
 from common.package.writing import write_package
@@ -184,14 +184,20 @@ def test_whatever_a_library_raises_for_a_picture_is_reported_without_its_words(
     def failing(*arguments: object, **options: object) -> Explanation:
         if arguments[1].name == "picture-0002":  # type: ignore[attr-defined]
             raise RuntimeError("Smith^John")
+        if arguments[1].name == "picture-0003":  # type: ignore[attr-defined]
+            quoted = ValueError("Smith^John")
+            raise DataError(f"it cannot be read ({quoted}).") from quoted
         return explain_picture(*arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr("client.audit_pack.writing.explain_picture", failing)
     pack = write(model, shard, asked(model, "val", pictures=9), tmp_path)
 
-    (failed,) = (one for one in pack.shown if one.failure)
-    assert failed.name == "picture-0002"
-    assert failed.failure.startswith("explaining it broke down (RuntimeError in client.audit_pack.")
+    failed = {one.name: one.failure for one in pack.shown if one.failure}
+    assert set(failed) == {"picture-0002", "picture-0003"}
+    assert failed["picture-0002"].startswith(
+        "explaining it broke down (RuntimeError in client.audit_pack."
+    )
+    assert failed["picture-0003"] == "it cannot be read (ValueError)."
     assert "Smith" not in "".join(path.read_text() for path in tmp_path.iterdir())
 
 
@@ -409,6 +415,21 @@ def test_the_index_says_what_is_not_promised_and_links_every_page(
     assert "default-src 'none'" in page.replace("&#x27;", "'")
     assert "http://" not in page
     assert "https://" not in page
+
+
+def test_where_no_label_is_known_model_and_label_are_not_said_to_agree(
+    folder: tuple[Path, Pack],
+) -> None:
+    _, pack = folder
+    unknown = tuple(
+        one.model_copy(update={"auroc": one.auroc.model_copy(update={"support": 0})})
+        for one in pack.classes
+    )
+    nowhere = pack.model_copy(update={"disagreements": ()})
+    assert "Nowhere in this part." in index_page(nowhere)
+    page = index_page(nowhere.model_copy(update={"classes": unknown}))
+    assert "No label of this part is known" in page
+    assert "Nowhere" not in page
 
 
 @pytest.mark.parametrize(
@@ -678,6 +699,7 @@ def test_the_command_works_without_trainer_and_network(
     assert not home.run.exists()
     (entry,) = export(home.audit_log)
     assert (entry["event"], entry["pages"]) == ("audit-pack-written", 1)
+    assert entry["package"] == open_package(tmp_path / "model").package.digest
     assert "picture-" not in json.dumps(dict(entry))
 
 
@@ -718,6 +740,18 @@ def test_a_folder_without_a_model_is_an_error_with_a_remedy(home: SiteHome, tmp_
 
     assert done.exit_code == 1
     assert "no model package" in done.stderr
+
+
+def test_another_model_than_expected_is_refused_before_anything_is_written(
+    home: SiteHome, tmp_path: Path
+) -> None:
+    digest = open_package(tmp_path / "model").package.digest
+
+    done = command(home, tmp_path / "model", "--expect-digest", f"{int(digest, 16) ^ 1:064x}")
+
+    assert done.exit_code == 1
+    assert f"the package's digest is {digest}" in " ".join(done.stderr.split())
+    assert not (home.trainer / "audit-packs").exists()
 
 
 def test_the_help_teaches_and_tells_the_exit_codes() -> None:

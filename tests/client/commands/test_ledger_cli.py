@@ -69,7 +69,7 @@ def home(tmp_path: Path) -> SiteHome:
             "limits": {"request_mb": 64, "request_s": 60.0, "min_free_disk_mb": 1},
         }
     )
-    home.site_file.write_text(yaml.safe_dump(site.model_dump(mode="json")))
+    home.site_file.write_text(yaml.dump(site.model_dump(mode="json"), Dumper=yaml.CSafeDumper))
     return home
 
 
@@ -82,9 +82,9 @@ def words(result: Result) -> str:
 
 
 def set_budget(home: SiteHome, budget: float | None) -> None:
-    policy = yaml.safe_load(POLICY.read_text())
+    policy = yaml.load(POLICY.read_text(), Loader=yaml.CSafeLoader)
     policy["privacy"]["epsilon"] = budget
-    home.policy_file.write_text(yaml.safe_dump(policy))
+    home.policy_file.write_text(yaml.dump(policy, Dumper=yaml.CSafeDumper))
 
 
 def spend(home: SiteHome, rounds: int, *, run: str = "first", spending: Spending = ROUND) -> None:

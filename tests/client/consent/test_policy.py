@@ -17,7 +17,7 @@ from client.consent.policy_file import read_policy
 from client.desk.release import as_released, is_released_whole, may_release_evaluation
 from common.config import RunConfig
 from common.config_file import load_config
-from common.datasets.card import card_from_dict
+from common.datasets.card import DuplicateCount, PixelRange, card_from_dict
 from common.manifest import Manifest, ManifestSite
 from common.wire import Evaluation, RefusalCode, SiteCard, Update
 
@@ -304,7 +304,7 @@ CARD = {
             *("exact", "near", "shared_pictures", "straddling_pictures"),
             *("straddling_patients", "conflicts"),
         ),
-        0,
+        2,
     ),
     "notes": ["from 2019"],
 }
@@ -319,6 +319,9 @@ def test_a_data_card_that_is_kept_back_still_has_its_totals() -> None:
     assert (left.pictures, left.patients, left.task) == (100, 80, "chestx")
     assert (left.parts, left.regions, dict(left.exclusions), left.notes) == ((), (), {}, ())
     assert "nodule" not in kept_back.data_card_json
+    # Sizes and copies of pictures are more than how many there are.
+    assert left.width_px == left.height_px == PixelRange(0, 0, 0)
+    assert left.duplicates == DuplicateCount(0, 0, 0, 0, 0, 0)
 
 
 def test_metrics_are_taken_out_of_an_update() -> None:

@@ -193,6 +193,16 @@ def test_a_task_must_be_named_where_there_are_several(model: LoadedModel, tmp_pa
     assert "name one with --task" in done.output
 
 
+def test_another_package_than_expected_is_not_exported(model: LoadedModel, tmp_path: Path) -> None:
+    folder, path = tmp_path / "package", tmp_path / "a.onnx"
+    write_package(folder, model.network, model.package, model.novelty)
+    asked = ["export", str(folder), "--task", "chestx", "--out", str(path)]
+    done = CliRunner().invoke(main, [*asked, "--expect-digest", "0" * 64])
+    assert done.exit_code == 1
+    assert "expected was 000" in " ".join(done.output.split())
+    assert not path.exists()
+
+
 def test_other_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.onnx"
     with pytest.raises(ModelError, match="cannot be read"):

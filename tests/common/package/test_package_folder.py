@@ -280,7 +280,7 @@ def test_novelty_that_does_not_fit_itself_is_refused(
 ) -> None:
     spoilt = replace(novelty["chestx"], mean=novelty["chestx"].mean[:3])
     write_package(tmp_path / "p", network, package, {"chestx": spoilt})
-    with pytest.raises(ModelError, match="arrays of task chestx do not fit"):
+    with pytest.raises(ModelError, match="arrays of task chestx are missing, or do not fit"):
         open_package(tmp_path / "p")
 
 

@@ -18,7 +18,7 @@ from common.datasets.shard import Shard
 from common.errors import DataError, RunError
 from common.model.arrays import array_names, read_arrays
 from common.model.network import Network, build_network
-from server.exchange.participation import Outcome, Status, Verdict
+from server.exchange.participation import Outcome, Participation, Status, Verdict
 from server.journal.journal import Journal
 from server.measuring.central_eval import CentralEvaluation
 from server.record.checkpoint import ModelFiles, save_model
@@ -138,6 +138,8 @@ def test_the_best_model_is_looked_at_and_named_by_its_round(
 ) -> None:
     other = build_network(config.model, config.task_table(), seed=4)
     keep_model(network, tmp_path)
+    last = read_arrays(other, array_names(other))
+    save_model(ModelFiles(tmp_path / "model").last, last, run="demo-1", server_round=2)
     found = look_at_last(
         config, finished(tmp_path), network=other, reference=reference, rounds=trained("coast")
     )
@@ -153,12 +155,25 @@ def test_a_task_that_no_site_has_trained_is_left_out(
     config: RunConfig, network: Network, reference: dict[str, Shard], tmp_path: Path
 ) -> None:
     keep_model(network, tmp_path)
-    found = look_at_last(
-        config, finished(tmp_path), network=network, reference=reference, rounds=trained()
+    later = [entry.model_copy(update={"round": 2}) for entry in trained("coast")]
+    for rounds in (trained(), later):  # the model is that of round 1
+        found = look_at_last(
+            config, finished(tmp_path), network=network, reference=reference, rounds=rounds
+        )
+        assert found is not None
+        assert (found.signs, found.methods) == ({}, {})
+        assert "No site had trained its head" in found.left_out[TASK]
+    # It answered, in a round in which too few did.
+    stayed = (Participation(1, (), changed_model=False),)
+    again = look_at_last(
+        config,
+        replace(finished(tmp_path), participation=stayed),
+        network=network,
+        reference=reference,
+        rounds=trained("coast"),
     )
-    assert found is not None
-    assert (found.signs, found.methods) == ({}, {})
-    assert "No site had trained its head" in found.left_out[TASK]
+    assert again is not None
+    assert again.left_out == found.left_out
 
 
 def test_a_run_that_was_stopped_or_brought_no_model_is_not_looked_at(
@@ -253,7 +268,24 @@ def test_what_was_found_is_in_summary_page_table_and_mlflow(ended: tuple[Path, S
     assert TABLE_FILE in {file.path for file in client.list_artifacts(summary.tracking.run_id)}
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            DataError("the reference set is gone. Restore it."),
+            "signs and methods were not measured: the reference set is gone. Restore it.",
+        ),
+        # What nobody foresaw, such as a device without memory, is named without its words.
+        (
+            RuntimeError("out of memory: Smith^John"),
+            "signs and methods were not measured: RuntimeError in server.run.composition, line ",
+        ),
+    ],
+)
 def test_a_look_that_fails_costs_nothing_else(
+    *,
+    error: Exception,
+    told: str,
     config: RunConfig,
     network: Network,
     reference: dict[str, Shard],
@@ -261,7 +293,7 @@ def test_a_look_that_fails_costs_nothing_else(
     tmp_path: Path,
 ) -> None:
     def fail(*_: object, **__: object) -> None:
-        raise DataError("the reference set is gone. Restore it.")
+        raise error
 
     uri = f"sqlite:///{ended[0] / 'mlflow.db'}"  # another database would take seconds to make
     tracking = TrackingConfig(uri=uri, experiment=config.tracking.experiment)
@@ -271,6 +303,7 @@ def test_a_look_that_fails_costs_nothing_else(
         summary = conducted(tracked, network, reference, tmp_path)
     assert summary.verdict is Status.COMPLETE
     assert summary.closing is None
-    told = "signs and methods were not measured: the reference set is gone. Restore it."
-    assert told in summary.reasons
+    (reason,) = [reason for reason in summary.reasons if "not measured" in reason]
+    assert reason.startswith(told)
+    assert "Smith" not in summary.model_dump_json()
     assert "explanation methods" not in summary.files

@@ -33,7 +33,7 @@ from server.operations.order import read_order
 from server.operations.run_status import Phase, read_status
 from server.operations.runs import RunState, lock_file, view_run
 from server.record.checkpoint import Checkpoint, ModelFiles, Progression, save_checkpoint
-from server.record.summary import RoundEntry, read_summary
+from server.record.summary import RoundEntry, SiteRoundEntry, read_summary
 from server.run.deployment import run_deployment, run_place
 from tests.server.operations.coordinators import RUN, Registry, admission_file, provisioned
 
@@ -148,6 +148,19 @@ def test_expired_manifest_is_refused_with_the_command_that_renews_it(
     assert status.phase is Phase.BROKEN
 
 
+NORTH_ANSWERED = SiteRoundEntry(
+    site="north",
+    outcome=Outcome.ANSWERED,
+    reason="",
+    num_examples=5,
+    seconds=1.0,
+    epsilon=None,
+    epsilon_run=None,
+    metrics={},
+    evaluation={},
+)
+
+
 def leave_closing(folder: RunFolder) -> None:
     """Leave the run as one whose process ended after its last round and before its report."""
     _, loaded = read_order(folder)
@@ -173,7 +186,7 @@ def leave_closing(folder: RunFolder) -> None:
             received_bytes=1_000_000,
             score=None,
             central={},
-            sites=(),
+            sites=(NORTH_ANSWERED,) if number else (),
             epsilon=None,
             epsilon_run=None,
             floor=None,
@@ -203,6 +216,8 @@ def test_run_that_has_only_to_write_its_report_needs_neither_sites_nor_a_valid_m
     summary = read_summary(folder.out / "summary.json")
     assert summary.verdict is Status.COMPLETE
     assert summary.reasons == ()
+    assert summary.package is not None
+    assert summary.package.tasks == ("chestx",)
     assert [site.num_examples for site in summary.sites] == [5]
     assert [site.evaluation for site in summary.rounds[-1].sites] == [{"auroc": 0.75}]
     status = read_status(folder.status)

@@ -18,6 +18,7 @@ from PIL import Image
 
 from common.errors import DataError, ModelError
 from common.explanation.schema import Explanation
+from common.flavour import model
 from common.flavour.model import COLUMNS
 from common.flavour.pictures import frame_of, png
 from common.package.loading import network_input, open_package
@@ -31,8 +32,8 @@ from small_model import SIDE_PX, small_model
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("run") / "package"
-    model = small_model()
-    write_package(folder, model.network, model.package, model.novelty)
+    small = small_model()
+    write_package(folder, small.network, small.package, small.novelty)
     write_flavour(folder)
     return folder
 
@@ -63,11 +64,11 @@ def test_probabilities_sets_and_maps_are_those_of_the_package(package: Path, loa
 
     found = loaded.predict(frame_of(pictures), params={"task": "pathoscan"})
 
-    model = open_package(package)
-    expected = model.predict("pathoscan", network_input(pictures))
+    opened = open_package(package)
+    expected = opened.predict("pathoscan", network_input(pictures))
     assert list(found.columns) == list(COLUMNS)
     assert list(found["failure"]) == ["", ""]
-    labels = model.task("pathoscan").labels
+    labels = opened.task("pathoscan").labels
     for number, row in found.iterrows():
         assert expected.sets is not None
         assert row["probabilities"][labels[1]] == pytest.approx(
@@ -99,6 +100,47 @@ def test_a_broken_picture_is_reported_and_the_others_go_on(loaded) -> None:  # n
     assert "broken: cannot be read" in found["failure"][1]
     assert "fovea-" not in found["failure"][1]
     assert pd.isna(found["answer"][1])
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        (ValueError("invalid literal for int(): 'Smith^John'"), "broke down (ValueError"),
+        (ModelError("the model's numbers are not finite."), "numbers are not finite"),
+    ],
+)
+def test_whatever_is_raised_for_a_picture_is_its_row_without_a_librarys_words(
+    loaded,  # noqa: ANN001
+    monkeypatch: pytest.MonkeyPatch,
+    raised: Exception,
+    said: str,
+) -> None:
+    whole = model.explain_picture
+
+    def fails(*args: object, **keys: object) -> Explanation:
+        if args[1].name == "bad":  # type: ignore[attr-defined]
+            raise raised
+        return whole(*args, **keys)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(model, "explain_picture", fails)
+    frame = frame_of(drawn())
+    frame["name"] = ["bad", "good"]
+
+    found = loaded.predict(frame, params={"task": "pathoscan"})
+
+    assert said in found["failure"][0]
+    assert "Smith" not in found["failure"][0]
+    assert found["failure"][1] == ""
+    assert isinstance(found["answer"][1], str)
+
+
+def test_a_lack_of_memory_ends_a_prediction(loaded, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ANN001
+    def fails(*_args: object, **_keys: object) -> Explanation:
+        raise MemoryError
+
+    monkeypatch.setattr(model, "explain_picture", fails)
+    with pytest.raises(MemoryError):
+        loaded.predict(frame_of(drawn(1)), params={"task": "pathoscan"})
 
 
 def test_further_methods_are_in_the_json_when_asked_for(loaded) -> None:  # noqa: ANN001
@@ -142,12 +184,12 @@ def test_the_environment_is_what_fovea_needs_without_fovea_itself(package: Path)
 
 
 def test_a_package_is_written_anew_over_an_mlflow_model(package: Path, tmp_path: Path) -> None:
-    folder, model = tmp_path / "package", small_model()
-    write_package(folder, model.network, model.package, model.novelty)
+    folder, small = tmp_path / "package", small_model()
+    write_package(folder, small.network, small.package, small.novelty)
     for name in FLAVOUR_FILES:
         (folder / name).write_text("stale")
 
-    write_package(folder, model.network, model.package, model.novelty)
+    write_package(folder, small.network, small.package, small.novelty)
     assert {path.name for path in folder.iterdir()} == {MODEL_FILE, WEIGHTS_FILE, NOVELTY_FILE}
     assert package.exists()
 

@@ -22,13 +22,14 @@ from common.model.arrays import array_names, read_arrays
 from common.model.network import Network, build_network
 from common.package.loading import network_input, open_package
 from common.package.schema import FLAVOUR_FILES, Calibration, ModelPackage
-from server.exchange.participation import Outcome, Status, Verdict
+from server.exchange.participation import Outcome, Participation, Status, Verdict
 from server.journal.journal import Journal
 from server.measuring.central_eval import CentralEvaluation
 from server.record.checkpoint import ModelFiles, save_model
 from server.record.summary import RoundEntry, SiteRoundEntry, Summary, read_summary
 from server.rounds.coordinate import RunResult
 from server.rounds.round_report import RoundReport, SiteRound
+from server.run import composition
 from server.run.composition import check_plan, conduct
 from server.run.packaging import package_run
 
@@ -326,6 +327,21 @@ def test_a_model_in_which_no_head_was_trained_is_not_packaged(
     assert not (tmp_path / "model" / "package").exists()
 
 
+def test_answers_in_rounds_that_left_the_model_as_it_was_do_not_count(
+    config: RunConfig,
+    network: Network,
+    reference: Mapping[str, Shard],
+    tmp_path: Path,
+    make_summary: MakeSummary,
+) -> None:
+    keep_models(config, tmp_path)
+    rounds = rounds_of(make_summary)
+    stayed = tuple(Participation(each.round, (), changed_model=False) for each in rounds[1:])
+    result = replace(finished(tmp_path), participation=stayed)
+    with pytest.raises(ModelError, match=r"chestx: No site had trained .* retina: No site"):
+        package_run(config, result, rounds, network=network, reference=reference)
+
+
 def test_a_run_without_a_model_has_no_package(
     config: RunConfig,
     network: Network,
@@ -499,6 +515,40 @@ def test_a_package_that_cannot_be_made_leaves_verdict_and_summary(
     assert "best model" in summary.files
     run = MlflowClient(tracking_uri=uri).get_run(summary.tracking.run_id)
     assert run.info.status == "FINISHED"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(28, "No space left on device"), "the package is not whole: No space left on"),
+        # What nobody foresaw is named without its words.
+        (RuntimeError("Smith^John"), "the package is not whole: RuntimeError in server.run.compos"),
+    ],
+)
+def test_whatever_packaging_fails_by_costs_nothing_else(
+    *,
+    error: Exception,
+    told: str,
+    config: RunConfig,
+    network: Network,
+    reference: Mapping[str, Shard],
+    ended: tuple[Path, Summary],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(_folder: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(composition, "write_flavour", fail)
+    tracking = {"uri": f"sqlite:///{ended[0] / 'mlflow.db'}"}
+    tracked = config.model_copy(update={"tracking": config.tracking.model_copy(update=tracking)})
+    keep_models(config, tmp_path)
+    summary = conducted(tracked, network, reference, tmp_path)
+    assert summary.verdict is Status.COMPLETE
+    [reason] = summary.reasons
+    assert reason.startswith(told)
+    assert "Smith" not in reason
+    assert summary.package is not None
 
 
 def test_a_new_run_takes_a_former_one_s_package_away(config: RunConfig, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from common.layers import TRUNK
 from common.model.arrays import array_names
 from common.model.network import build_network
 from common.privacy_config import SecureAggregationConfig
-from server.exchange.participation import Outcome
+from server.exchange.participation import Outcome, Participation, Reply
 from server.planning.secured import secured
 from server.record.summary import GroupEntry, RoundEntry, SiteRoundEntry, SumsEntry
 from server.run.untrained import training_of, untrained_tasks
@@ -82,19 +82,19 @@ def keeping(config: RunConfig, *layers: str) -> RunConfig:
 def test_where_every_head_was_trained_nothing_is_left_out(
     config: RunConfig, names: list[str]
 ) -> None:
-    assert untrained_tasks(config, names, [entry(1, ALL)], until=1) == {}
+    assert untrained_tasks(config, names, [entry(1, ALL)], participation=(), until=1) == {}
 
 
 def test_a_head_that_was_trained_after_the_models_round_does_not_count(
     config: RunConfig, names: list[str]
 ) -> None:
     rounds = [entry(0, ()), entry(1, ("north", "coast")), entry(2, ALL)]
-    found = untrained_tasks(config, names, rounds, until=1)
+    found = untrained_tasks(config, names, rounds, participation=(), until=1)
     assert set(found) == {"retina"}
     assert "until round 1" in found["retina"]
-    assert untrained_tasks(config, names, rounds, until=2) == {}
+    assert untrained_tasks(config, names, rounds, participation=(), until=2) == {}
     # Before any training nobody has trained anything.
-    before = untrained_tasks(config, names, rounds, until=0)
+    before = untrained_tasks(config, names, rounds, participation=(), until=0)
     assert set(before) == set(config.tasks)
     assert "round 0, before any training" in before["retina"]
 
@@ -104,7 +104,7 @@ def test_a_head_or_a_part_of_it_that_stays_is_untrained_here(
 ) -> None:
     rounds = [entry(1, ALL)]
     for layer in ("heads.retina", "heads.retina.parts.gate"):
-        found = untrained_tasks(keeping(config, layer), names, rounds, until=1)
+        found = untrained_tasks(keeping(config, layer), names, rounds, participation=(), until=1)
         assert set(found) == {"retina"}
         assert "federation.local_layers" in found["retina"]
 
@@ -112,14 +112,16 @@ def test_a_head_or_a_part_of_it_that_stays_is_untrained_here(
 def test_signs_that_stay_leave_the_answers_as_they_are(config: RunConfig, names: list[str]) -> None:
     assert any(name.startswith("heads.retina.concepts.") for name in names)
     local = keeping(config, "heads.retina.concepts")
-    assert untrained_tasks(local, names, [entry(1, ALL)], until=1) == {}
+    assert untrained_tasks(local, names, [entry(1, ALL)], participation=(), until=1) == {}
 
 
 def test_a_layer_of_the_trunk_that_stays_leaves_out_every_task(
     config: RunConfig, names: list[str]
 ) -> None:
     first = next(name for name in names if name.startswith("trunk."))
-    found = untrained_tasks(keeping(config, first), names, [entry(1, ALL)], until=1)
+    found = untrained_tasks(
+        keeping(config, first), names, [entry(1, ALL)], participation=(), until=1
+    )
     assert set(found) == set(config.tasks)
     assert all(first in why for why in found.values())
 
@@ -129,7 +131,9 @@ def test_a_head_of_too_few_sites_for_a_sum_stays_and_says_how_many_it_takes(
 ) -> None:
     sums = SecureAggregationConfig(**config.secure_aggregation.model_dump() | {"enabled": True})
     run, _ = secured(config.model_copy(update={"secure_aggregation": sums}))
-    found = untrained_tasks(run, names, [entry(1, ALL, opened={TRUNK: 5})], until=1)
+    found = untrained_tasks(
+        run, names, [entry(1, ALL, opened={TRUNK: 5})], participation=(), until=1
+    )
     assert set(found) == set(config.tasks)
     assert "as 1 are too few for a sum under masks, which needs 3" in found["retina"]
 
@@ -138,16 +142,36 @@ def test_a_sum_that_was_never_opened_has_trained_nothing(
     config: RunConfig, names: list[str]
 ) -> None:
     closed = entry(1, ALL, pictures=None, opened={TRUNK: 5, "chestx": 0, "retina": 3})
-    assert set(untrained_tasks(config, names, [closed], until=1)) == {"chestx", "pathoscan"}
-    assert training_of(config, "retina", [closed], until=1) == (1, None)
-    assert training_of(config, "chestx", [closed], until=1)[0] == 0
+    assert set(untrained_tasks(config, names, [closed], participation=(), until=1)) == {
+        "chestx",
+        "pathoscan",
+    }
+    assert training_of(config, "retina", [closed], participation=(), until=1) == (1, None)
+    assert training_of(config, "chestx", [closed], participation=(), until=1)[0] == 0
     failed = closed.model_copy(
         update={"summed": SumsEntry(groups={}, reason="too few sites", evaluation={})}
     )
-    assert set(untrained_tasks(config, names, [failed], until=1)) == set(config.tasks)
+    assert set(untrained_tasks(config, names, [failed], participation=(), until=1)) == set(
+        config.tasks
+    )
+
+
+def test_a_round_that_too_few_sites_answered_has_trained_nothing(
+    config: RunConfig, names: list[str]
+) -> None:
+    """Who answered in it is said to have answered; its update is in no model."""
+    rounds = [entry(1, ("valley",)), entry(2, ("north", "harbour"))]
+    came = [
+        Participation(1, (Reply("valley", Outcome.ANSWERED, ""),), changed_model=False),
+        Participation(2, (Reply("north", Outcome.ANSWERED, ""),), changed_model=True),
+    ]
+    found = untrained_tasks(config, names, rounds, participation=came, until=2)
+    assert set(found) == {"retina", "pathoscan"}
+    assert training_of(config, "retina", rounds, participation=came, until=2)[0] == 0
+    assert training_of(config, "chestx", rounds, participation=came, until=2) == (2, 160)
 
 
 def test_pictures_are_counted_once_for_each_site(config: RunConfig) -> None:
     rounds = [entry(1, ("north",)), entry(2, ALL)]
-    assert training_of(config, "chestx", rounds, until=2) == (2, 160)
-    assert training_of(config, "chestx", rounds, until=1) == (1, 80)
+    assert training_of(config, "chestx", rounds, participation=(), until=2) == (2, 160)
+    assert training_of(config, "chestx", rounds, participation=(), until=1) == (1, 80)

@@ -69,6 +69,15 @@ def test_a_card_comes_back_from_json(card: DataCard) -> None:
     assert card_from_dict(json.loads(card.as_json())) == card
 
 
+def test_totals_alone_are_shown_as_such(card: DataCard) -> None:
+    table = card.totals_only().as_table()
+    assert "4 pictures of 3 patients" in table
+    assert "The site shows no more than that." in table
+    # Nothing is said to be 0 that is not told.
+    assert not any(word in table for word in ("Originals", "Duplicates", "0 ", "|"))
+    assert card.totals_only() == card_from_dict(json.loads(card.totals_only().as_json()))
+
+
 def test_another_versions_card_is_refused(card: DataCard) -> None:
     values = card.as_dict()
     del values["patients"]

@@ -162,6 +162,41 @@ def test_palette_colour_is_refused(tmp_path: Path) -> None:
         read_image(path, channels=3)
 
 
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"PhotometricInterpretation": "SMITH^JOHN"},
+        {"PhotometricInterpretation": "RGB", "SamplesPerPixel": 1},
+        {"WindowCenter": "12", "WindowWidth": "SMITH^JOHN"},
+        {"RescaleSlope": "SMITH^JOHN", "RescaleIntercept": "0"},
+        {"NumberOfFrames": "SMITH^JOHN"},
+    ],
+)
+def test_no_message_repeats_what_a_header_says(tmp_path: Path, tags: dict[str, object]) -> None:
+    """A header that is damaged or made by hand may hold a patient's name anywhere."""
+    path = save_dicom(tmp_path / "a.dcm", ramp(0, 255, np.uint8), WindowCenter="12")
+    with pydicom.config.disable_value_validation(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        file = pydicom.dcmread(path)
+        for key, value in tags.items():
+            element = pydicom.dataelem.RawDataElement(
+                pydicom.tag.Tag(key), pydicom.datadict.dictionary_VR(key), 0,
+                value.encode() if isinstance(value, str) else value.to_bytes(2, "little"),
+                0, False, True,
+            )  # fmt: skip
+            file[element.tag] = element
+        file.save_as(path)
+    with pytest.raises(DataError, match=r"a\.dcm: .*") as caught:
+        read_image(path, channels=1)
+    assert "SMITH" not in str(caught.value)
+
+
+def test_how_a_file_is_compressed_is_told_by_its_name_in_the_standard(tmp_path: Path) -> None:
+    path = save_dicom(tmp_path / "a.dcm", ramp(0, 255, np.uint8), PixelData=b"short")
+    with pytest.raises(DataError, match=r"as DICOM \(\w+, Explicit VR Little Endian\); export"):
+        read_image(path, channels=1)
+
+
 def test_colour_stays_as_it_is(tmp_path: Path) -> None:
     colour = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     path = save_dicom(

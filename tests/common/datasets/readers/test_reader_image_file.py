@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.datasets.image_file import read_image
+from common.datasets.image_file import open_raster, read_image
 from common.datasets.quiet_readers import quiet_readers
 from common.errors import DataError
 
@@ -163,6 +163,19 @@ def png_header(width: int, height: int) -> bytes:
 
     size = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(b""))
+
+
+def test_no_message_repeats_what_a_file_holds(tmp_path: Path) -> None:
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    for error, told in (
+        (ValueError("tag Artist is 'Smith'"), r"\(ValueError\)"),
+        (OSError("image file is truncated"), r"\(image file is truncated\)"),
+    ):
+        with (
+            pytest.raises(DataError, match=rf"a\.png: cannot be read .*{told}; copy"),
+            open_raster(tmp_path / "a.png"),
+        ):
+            raise error
 
 
 @pytest.mark.parametrize("side", [11_000, 40_000])

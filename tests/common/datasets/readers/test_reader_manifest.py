@@ -410,6 +410,39 @@ def test_row_that_cannot_be_used_is_counted(tmp_path: Path, row: str, reason: st
     assert excluded.detail
 
 
+@pytest.mark.parametrize("name", ["../{}", "sub/../../{}", "{}", "link/../{}", "x" * 300])
+def test_a_path_that_leads_out_of_the_data_folder_names_nothing(tmp_path: Path, name: str) -> None:
+    """A table may come from somebody else, and must not choose among all files of a hospital."""
+    data, outside = tmp_path / "data", tmp_path / "outside"
+    for folder in (data, data / "sub", outside, outside / "sub"):
+        folder.mkdir()
+    (data / "link").symlink_to(outside / "sub")  # its ".." would be outside
+    for folder in (outside, tmp_path):
+        Image.new("L", (8, 6), 100).save(folder / "other.png")
+    told = name.format(outside / "other.png" if name == "{}" else "other.png")
+    chest_table(data, "a.png,Mass,p,s,,,,x", f"{told},Mass,p,s,,,,x",
+                f"a.png,Mass,p,s,lesion_mask,{told},,x")  # fmt: skip
+    source = open_chest(data)
+    assert [record.image.name for record in source.records] == ["a.png"]
+    assert [exclusion.reason for exclusion in source.exclusions] == [
+        "missing picture",
+        "missing mask",
+    ]
+
+
+def test_a_path_within_the_data_folder_is_followed_however_it_is_written(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "data" / "tables").mkdir(parents=True)
+    Image.new("L", (8, 6), 100).save(tmp_path / "kept" / "b.png")
+    (tmp_path / "data" / "linked").symlink_to(tmp_path / "kept")
+    root = chest_table(tmp_path / "data", "unused")
+    names = ("../a.png", str(root / "a.png"), "../linked/b.png")
+    rows = "".join(f"{name},Mass,p,s,,,,x\n" for name in names)
+    (root / "tables" / "index.csv").write_text(HEADER + rows)
+    source = open_chest(root, table="tables/index.csv")
+    assert [record.image.name for record in source.records] == ["a.png", "a.png", "b.png"]
+
+
 @pytest.mark.parametrize("cell", ["[[1, 1, 2]]", "[1, 1, 2, 2]", "1 1 2 2", '[[1,1,0,2,"Mass"]]'])
 def test_malformed_boxes_are_named_by_row(tmp_path: Path, cell: str) -> None:
     quoted = cell.replace('"', '""')
