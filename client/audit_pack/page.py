@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from urllib.parse import quote
 
-from client.audit_pack.schema import PACK_FILE, Localised, Measured, Pack, PackPicture
+from client.audit_pack.schema import PACK_FILE, Localised, Measured, Pack
 from common.errors import DataError
-from common.pages.answer import SETTLED, SUPPORT
+from common.pages.answer import SUPPORT, standing
 from common.pages.figures import capital
 from common.pages.page import whole_page
 from common.pages.sheet import Sheet
@@ -171,6 +171,8 @@ def _localised(sheet: Sheet, heading: str, at: str, pack: Pack) -> str:
 
 def _disagreements(sheet: Sheet, pack: Pack) -> str:
     heading = "<h2>Where model and label differ</h2>"
+    if not any(one.auroc.support for one in pack.classes):
+        return f"{heading}<p>No label of this part is known, so that none could differ.</p>"
     if not pack.disagreements:
         return f"{heading}<p>Nowhere in this part.</p>"
     pages = {one.name: one.page for one in pack.shown}
@@ -201,20 +203,11 @@ def _pictures(sheet: Sheet, pack: Pack) -> str:
         if one.failure:
             rows.append([name, "", f"could not be explained: {sheet.words(f'/shown/{n}/failure')}"])
         else:
-            rows.append([name, sheet.words(f"/shown/{n}/answer", "capital"), _standing(one)])
+            how_far = standing(is_novel=one.is_novel, is_sure=one.is_sure)
+            rows.append([name, sheet.words(f"/shown/{n}/answer", "capital"), how_far])
         rows[-1].append("model and label differ" if one.chosen_as == "disagreement" else "by lot")
     heads = ("Picture", "The model says", "How far it holds", "Chosen")
     return f"<h2>Pictures explained</h2>{_table(heads, rows)}"
-
-
-def _standing(one: PackPicture) -> str:
-    if one.is_novel:
-        return '<span aria-hidden="true">▲</span> unlike the pictures it knows'
-    if one.is_sure is None:
-        return "no prediction set"
-    if one.is_sure:
-        return f'<span aria-hidden="true">●</span> sure: {SETTLED}'
-    return '<span aria-hidden="true">◐</span> not sure'
 
 
 def _measured(sheet: Sheet, at: str, figure: Measured, form: str) -> tuple[str, str, str]:

@@ -151,7 +151,7 @@ def _entry(done: Done) -> IndexEntry:
         page=done.page.name if done.page else "",
         title=done.job.picture.name,
         answer=made.answer if made else "",
-        is_novel=bool(made and made.novelty and made.novelty.is_novel),
-        is_sure=bool(made and made.prediction_set and made.prediction_set.is_sure),
+        is_novel=made.novelty.is_novel if made and made.novelty else None,
+        is_sure=made.prediction_set.is_sure if made and made.prediction_set else None,
         failure=done.failure,
     )

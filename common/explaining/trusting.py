@@ -15,7 +15,7 @@ from common.explaining.asked import FEWEST_ORDERS, RANDOM_ORDERS, Trust
 from common.explaining.breakdown import breakdown
 from common.explaining.other_pictures import OtherPictures
 from common.explaining.question import Question
-from common.explanation.derived import beaten_orders
+from common.explanation.derived import area, beaten_orders
 from common.explanation.schema import Faithfulness, Method, Stability
 from common.explanation.written import written, written_all
 from common.metrics.faithfulness import (
@@ -31,6 +31,7 @@ T = TypeVar("T")
 STRONGEST = 0.05  # share of the picture that counts as a map's strongest region
 ALONE = "no other picture was explained along with it, and a model package keeps no maps"
 NO_OTHER_MAP = "none of the other pictures has a map by this method"
+EMPTY = "It names no place of the picture, so that there is nothing to measure."
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,13 +78,16 @@ class Scales:
 def trusted(method: Method, saliency: Tensor, scales: Scales) -> Method:
     """Return a method with its faithfulness and stability measured.
 
-    What breaks down stays unmeasured, with the reason in its place: the map itself stands.
+    What breaks down stays unmeasured, with the reason in its place: the map itself stands. So does
+    an empty map: its cells would be painted over in random order, and it would stay the same.
 
     Args:
         method: With a map.
         saliency: The same map, (1, S, S).
         scales: Of the question it answers.
     """
+    if not bool(saliency.any()):
+        return method.model_copy(update={"unmeasured": EMPTY})
     faithful, why_not_faithful = _tried(lambda: _faithfulness(saliency, scales), "faithfulness")
     stable, why_not_stable = _tried(lambda: _stability(method.name, saliency, scales), "stability")
     return method.model_copy(
@@ -134,7 +138,8 @@ def _faithfulness(saliency: Tensor, scales: Scales) -> Faithfulness:
     shares, deletion, insertion = map(
         written_all, (by_map.shares, by_map.deletion, by_map.insertion)
     )
-    areas = written_all([float(one.deletion_area[0]) for one in scales.by_chance])
+    # Under the written points, as a reader takes them.
+    areas = written_all([area(shares, written_all(one.deletion[0])) for one in scales.by_chance])
     random_deletion = np.mean([one.deletion[0] for one in scales.by_chance], axis=0)
     return Faithfulness(
         shares=shares,

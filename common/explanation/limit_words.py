@@ -8,6 +8,7 @@ from common.explanation.figures import figure, listed
 from common.explanation.schema import Explanation, Sentence
 from common.explanation.source import Source
 from common.explanation.task_words import OTHER, TASK_WORDS, WHEN_NOT_SURE, WHEN_NOVEL
+from common.explanation.where import NAMED_SHARE
 
 
 def novelty_words(explanation: Explanation) -> Sentence:
@@ -70,6 +71,12 @@ def next_steps(explanation: Explanation, place: int) -> Iterator[Sentence]:
     elif where is None or next(iter(where.regions)) == PADDING:
         yield source.rests_on("findings", place, "where").says("next", words.when_called_nowhere)
     else:
-        region = next(iter(where.regions))
+        # Not the largest alone: a reader who looks there would take the others for clear.
+        named = [
+            name
+            for name, share in where.regions.items()
+            if share >= NAMED_SHARE and name != PADDING
+        ]
         source.rests_on("findings", place, "where", "regions")
-        yield source.says("next", words.when_called.format(where=region))
+        said = listed(named or list(where.regions)[:1])
+        yield source.says("next", words.when_called.format(where=said))

@@ -45,8 +45,8 @@ TASK_WORDS: dict[str, TaskWords] = {
         "OCT of the macula or a dilated examination.",
         when_called_nowhere="Grade the photograph afresh at full resolution: no place of it "
         "carries this answer.",
-        when_not_called="Keep to the screening interval; a photograph without signs does not rule "
-        "out disease outside it.",
+        when_not_called="Grade the photograph as usual: an answer below one half does not rule "
+        "disease out, in it or outside it.",
     ),
     "pathoscan": TaskWords(
         unknown="It sees this one tile and does not know the rest of the slide, the site of "
@@ -56,7 +56,8 @@ TASK_WORDS: dict[str, TaskWords] = {
         when_called="Look at the {where} of the tile and its surroundings on the slide, and "
         "consider immunohistochemistry or a second reading.",
         when_called_nowhere="Read the slide afresh: no place of this tile carries this answer.",
-        when_not_called="A tile without signs does not clear the slide; read the rest of it.",
+        when_not_called="An answer below one half clears neither the tile nor the slide; read both "
+        "as usual.",
     ),
 }
 OTHER = TaskWords(

@@ -141,7 +141,8 @@ def _stability(explanation: Explanation, place: int) -> Sentence:
         else "a map of quite another picture is as like it, so that this says little"
     )
     return source.says(
-        "trust", f"{text}. With the maps of {whose} the similarity is {span}: {verdict}."
+        "trust",
+        f"{text}. With the maps of {whose} ({len(others)}) the similarity is {span}: {verdict}.",
     )
 
 

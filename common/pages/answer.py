@@ -23,6 +23,17 @@ def answer(sheet: Sheet, explanation: Explanation) -> str:
     )
 
 
+def standing(*, is_novel: bool | None, is_sure: bool | None) -> str:
+    """Return how far an answer holds, as one line of an index says it; None: not known."""
+    if is_novel:
+        return '<span aria-hidden="true">▲</span> unlike the pictures it knows'
+    if is_sure is None:
+        return "no prediction set"
+    if is_sure:
+        return f'<span aria-hidden="true">●</span> sure: {SETTLED}'
+    return '<span aria-hidden="true">◐</span> not sure'
+
+
 def _standing(explanation: Explanation) -> str:
     """Say how far the answer holds; by sign and word, never by colour alone."""
     said = []

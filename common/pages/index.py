@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from common.errors import DataError
-from common.pages.answer import SETTLED, SUPPORT
+from common.pages.answer import SUPPORT, standing
 from common.pages.page import whole_page
 from common.whole_file import write_whole
 
@@ -19,8 +19,8 @@ class IndexEntry:
     page: str  # file name beside the index, "" where there is no page
     title: str  # the picture's name
     answer: str  # "" where there is no page
-    is_novel: bool
-    is_sure: bool  # False where it was not measured
+    is_novel: bool | None  # None: not known of this model
+    is_sure: bool | None  # None: the task has no prediction sets
     failure: str  # why there is no page, "" where there is one
 
 
@@ -34,7 +34,9 @@ def write_index(entries: Sequence[IndexEntry], path: Path) -> None:
     for one in done:
         if not one.page:
             raise DataError(f"{one.title}: has neither a page nor a failure. Give it one of them.")
-    open_ones = sum(one.is_novel or not one.is_sure for one in done)
+    open_ones = sum(bool(one.is_novel) or one.is_sure is False for one in done)
+    unmeasured = sum(not one.is_novel and one.is_sure is None for one in done)
+    without = f" How sure it is was not measured of {unmeasured}." if unmeasured else ""
     rows = "".join(map(_row, done))
     table = (
         '<div class="wide"><table class="index"><thead><tr><th scope="col">Picture</th>'
@@ -49,7 +51,7 @@ def write_index(entries: Sequence[IndexEntry], path: Path) -> None:
     body = (
         "<main><header><h1>Explanations</h1>"
         f"<p>{_counted(len(done), 'picture')}, {open_ones} of them not sure or unlike what the "
-        f"model knows. {_counted(len(failed), 'file')} could not be explained.</p>"
+        f"model knows.{without} {_counted(len(failed), 'file')} could not be explained.</p>"
         f'<p class="support">{SUPPORT}</p></header>{table}'
         + (f"<h2>Could not be explained</h2><ul>{broken}</ul>" if failed else "")
         + "</main>"
@@ -61,16 +63,8 @@ def _row(entry: IndexEntry) -> str:
     return (
         f'<tr><th scope="row"><a href="{escape(quote(entry.page))}">{escape(entry.title)}</a></th>'
         f"<td>{escape(entry.answer[:1].upper() + entry.answer[1:])}</td>"
-        f"<td>{_standing(entry)}</td></tr>"
+        f"<td>{standing(is_novel=entry.is_novel, is_sure=entry.is_sure)}</td></tr>"
     )
-
-
-def _standing(entry: IndexEntry) -> str:
-    if entry.is_novel:
-        return '<span aria-hidden="true">▲</span> unlike the pictures it knows'
-    if not entry.is_sure:
-        return '<span aria-hidden="true">◐</span> not sure'
-    return f'<span aria-hidden="true">●</span> sure: {SETTLED}'
 
 
 def _counted(number: int, noun: str) -> str:

@@ -101,12 +101,16 @@ def _measured(sheet: Sheet, method: Method, at: str) -> str:
 
 
 def _drops(sheet: Sheet, finding: Finding, at: str) -> str:
-    if finding.region_drop is None or finding.elsewhere_drop is None:
+    if finding.region_drop is None:
         return ""
+    elsewhere = (
+        "there is no equal area elsewhere to hold that against"
+        if finding.elsewhere_drop is None
+        else "an equal area elsewhere takes " + sheet.number(f"{at}/elsewhere_drop", "decimals")
+    )
     return (
-        "<p>Painting over the strongest places of the model's own map takes "
-        f"{sheet.number(f'{at}/region_drop', 'decimals')} from the logit; an equal area elsewhere "
-        f"takes {sheet.number(f'{at}/elsewhere_drop', 'decimals')}.</p>"
+        "<p>Filling in the strongest places of the model's own map from around them takes "
+        f"{sheet.number(f'{at}/region_drop', 'decimals')} from the logit; {elsewhere}.</p>"
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from common.config import AlarmConfig
 from common.metrics.estimate import Estimate
 from server.measuring.explanation_places import BORDER, IN_WORDS, MARKER, OUTSIDE
+from server.record.class_words import in_words
 
 DRIFT, SITE, SIGN = "drift", "site", "sign"
 ByClass = Mapping[str, Mapping[str, Estimate]]  # class → metric, or sign, → estimate
@@ -45,7 +46,7 @@ def drift_alarms(
             task=task,
             name=name,
             site=None,
-            said=f"{title}, {_words(name)}: the model {said}",
+            said=f"{title}, {in_words(name)}: the model {said}",
         )
 
 
@@ -61,7 +62,7 @@ def site_alarms(
             task=task,
             name=name,
             site=site,
-            said=f"{title}, {_words(name)}: the model trained at {site} looks elsewhere",
+            said=f"{title}, {in_words(name)}: the model trained at {site} looks elsewhere",
         )
 
 
@@ -95,7 +96,7 @@ def shortcut_alarms(
                 threshold=threshold,
                 support=share.support,
                 sentence=(
-                    f"{title}, {_words(name)}: {share.value:.0%} of what speaks for it lies "
+                    f"{title}, {in_words(name)}: {share.value:.0%} of what speaks for it lies "
                     f"{IN_WORDS[place]} (95 % interval {share.low:.0%} to {share.high:.0%}, alarm "
                     f"above {threshold:.0%}, by area {share.chance:.0%}; "
                     f"{share.support} pictures)."
@@ -144,8 +145,8 @@ def sign_alarms(
                 threshold=-thresholds.sign_drop,
                 support=change.support,
                 sentence=(
-                    f"{title}, {_words(name)}: no longer goes with the sign {_words(sign)} as in "
-                    f"round {since} (rank correlation {was.value:.2f} then, "
+                    f"{title}, {in_words(name)}: no longer goes with the sign {in_words(sign)} as "
+                    f"in round {since} (rank correlation {was.value:.2f} then, "
                     f"{was.value + change.value:.2f} now; change {change.value:.2f}, 95 % interval "
                     f"{change.low:.2f} to {change.high:.2f}, alarm below "
                     f"{-thresholds.sign_drop:.2f}; {change.support} pictures)."
@@ -180,7 +181,3 @@ def _below(
             f"{found.support} pictures)."
         ),
     )
-
-
-def _words(name: str) -> str:
-    return "all grades, one map" if name == "severity" else name.replace("_", " ")

@@ -1,6 +1,7 @@
 """The pictures on which explanation methods are compared: few, fixed, each with its lesion."""
 
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +36,7 @@ def outlined_cases(
         seed: Of the run.
     """
     rng = np.random.default_rng(derive_seed(seed, "outlined cases", task.name, part))
-    groups: list[list[OutlinedCase]] = [[] for _ in range(task.num_logits)]
+    groups: list[dict[int, OutlinedCase]] = [{} for _ in range(task.num_logits)]  # by patient
     for index in rng.permutation(shard.indices(part)).tolist():
         # A region is read from disk: no more of them than may be needed.
         if all(len(group) >= count for group in groups):
@@ -43,11 +44,10 @@ def outlined_cases(
         patient = int(shard.patients[index])
         for logit, mask in lesion_masks(shard, index, task).items():
             if mask.any():
-                groups[logit].append(OutlinedCase(index, logit, patient, mask))
-    longest = max((len(group) for group in groups), default=0)
-    in_turn = [group[n] for n in range(longest) for group in groups if n < len(group)]
+                groups[logit].setdefault(patient, OutlinedCase(index, logit, patient, mask))
     chosen: dict[int, OutlinedCase] = {}  # by patient
-    for case in in_turn:
-        if len(chosen) < count:
-            chosen.setdefault(case.patient, case)
+    for turn in zip_longest(*(group.values() for group in groups)):
+        for case in turn:
+            if case is not None and len(chosen) < count:
+                chosen.setdefault(case.patient, case)
     return tuple(chosen.values())

@@ -14,6 +14,7 @@ import numpy as np
 from common.config import EvaluationConfig, RunConfig
 from common.datasets.shard import Shard
 from common.errors import ExplanationError
+from common.explaining.breakdown import breakdown
 from common.metrics.estimate import Estimate, finite_or_none
 from common.metrics.localisation import (
     ABOVE_CHANCE,
@@ -169,7 +170,7 @@ def _picture(
         except ExplanationError as error:
             found[method] = str(error)
         except Exception as error:  # whatever a method raises belongs in its row
-            subject.failed[method] = f"{type(error).__name__}: {error}"
+            subject.failed[method] = f"it broke down ({breakdown(error)})"
 
 
 def _report(subject: _Subject, rules: EvaluationConfig, *, seed: int) -> MethodsReport:

@@ -19,6 +19,7 @@ from server.measuring.overlays import (
     in_full_colour,
     save_png,
 )
+from server.record.class_words import in_words
 
 COLUMNS = 6
 OWN_SCALE = "each class on a scale of its own: where, not how much"
@@ -61,7 +62,7 @@ def draw_averages(averages: Sequence[AverageLook], path: Path, *, title: str) ->
         total = float(look.evidence.sum())
         share = look.evidence / total if total > 0 else look.evidence
         seen = OverlayMap(share.astype(np.float32), total, "", None, None, None)
-        name = _words(look.class_name)
+        name = in_words(look.class_name)
         lines = (name, f"mean of {look.pictures} pictures", energy_line(seen))
         tiles.append(OverlayTile(look.image, None, in_full_colour(seen), lines))
     if tiles:
@@ -148,7 +149,3 @@ def _one_per_patient(
             chosen.append(choice)
             taken.add(patient)
     return tuple(chosen)
-
-
-def _words(name: str) -> str:
-    return "all grades, one map" if name == "severity" else name.replace("_", " ")

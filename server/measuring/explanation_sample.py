@@ -60,6 +60,12 @@ class Looked:
     sign_maps: NDArray[np.float32]  # (N, K, h, w)
     sign_logits: NDArray[np.float32]  # (N, K)
 
+    @property
+    def sign_probabilities(self) -> NDArray[np.float32]:
+        """Return the probability of each sign, (N, K), to the bits of an evaluation."""
+        probabilities: NDArray[np.float32] = torch.from_numpy(self.sign_logits).sigmoid().numpy()
+        return probabilities
+
 
 def maps_of(
     network: Network, shard: Shard, indices: NDArray[np.int64], *, task: Task, batch_size: int

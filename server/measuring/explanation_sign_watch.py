@@ -39,8 +39,11 @@ def answers_to(predicted: TaskPredictions, rows: NDArray[np.int64]) -> Answers:
 
 
 def answers_in(looked: Looked) -> Answers:
-    """Return what a model said of the pictures it looked at."""
-    return Answers(logits=looked.logits, signs=looked.sign_logits)
+    """Return what a model said of the pictures it looked at, as :func:`answers_to` has it.
+
+    Of signs probabilities: those near 1 are tied, and their logits are not.
+    """
+    return Answers(logits=looked.logits, signs=looked.sign_probabilities)
 
 
 def goes_with(

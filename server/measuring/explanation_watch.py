@@ -51,6 +51,7 @@ from server.measuring.explanation_sites import (
     SitesCompared,
     compare_sites,
     sites_note,
+    stays,
 )
 from server.rounds.round_report import NOTHING_BESIDE, Beside
 
@@ -279,8 +280,8 @@ class ExplanationWatch:
     ) -> Iterator[Alarm]:
         title, thresholds = self._config.task(name).title, self._config.evaluation.alarms
         before = self._before.get(name)
-        if server_round == 0:
-            return  # nothing has been learned yet, neither right nor wrong
+        if server_round == 0 or stays(name, self._config):
+            return  # nothing has been learned in this head, neither right nor wrong
         if before is not None:
             since = before.server_round
             yield from drift_alarms(name, title, looks.drift, since=since, thresholds=thresholds)

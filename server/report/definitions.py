@@ -49,7 +49,9 @@ SIGN_WORDS: Mapping[str, str] = {
     ),
     "What it does not claim": (
         "that the model reasons by the sign. Sign and class are read from the same places of one "
-        "network, and findings that come together look alike here. Only a high share and a "
+        "network, and findings that come together look alike here. Chance counts the whole "
+        "picture: two maps that merely keep to the body lie above it. Each pair is judged by "
+        "itself: of many, some will seem sure by luck. Only a high share and a "
         "correlation together fit with a clinician's reasons; a low one speaks against them. "
         "Whether the model knows the sign at all stands in the table of signs beside the diagnosis"
     ),
@@ -74,7 +76,8 @@ METHOD_WORDS: Mapping[str, str] = {
 SITE_WORDS = (
     "How far the model that a site trained on its own looks where the model of all looks: rank "
     "correlation of the maps, 1 for the same places, 0 by chance, with 95 % interval. A site that "
-    "stands apart may have other scanners, patients or labels; it is not said to be wrong."
+    "stands apart may have other scanners, patients or labels; it is not said to be wrong. Each "
+    "class is judged by itself: of many, in one a site may stand apart by luck."
 )
 
 

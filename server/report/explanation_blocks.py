@@ -37,8 +37,9 @@ def _site_blocks(summary: Summary) -> list[str]:
     blocks = []
     for task, about in summary.tasks.items():
         if rows := site_table.site_rows(summary, task):
-            said = " ".join(site_table.least_alike(summary, task))
-            blocks.append(f"**{about.title}** {said}".strip())
+            blocks.append(f"**{about.title}**")
+            if apart := site_table.stand_apart(summary, task):
+                blocks.append("\n".join(f"- {said}" for said in apart))
             blocks.append(markdown_table(site_table.site_columns(summary, task), rows))
     return ["## Which sites look elsewhere", SITE_WORDS, *blocks] if blocks else []
 
@@ -68,7 +69,7 @@ def _method_blocks(summary: Summary) -> list[str]:
             blocks += [f"- {said}" for said in method_table.refusals(summary, task)]
     heading = "## Explanation methods side by side"
     if not blocks:
-        return [heading, method_table.NOT_COMPARED]
+        return [heading, method_table.no_methods_sentence(summary)]
     return [heading, *blocks, method_table.IN_BRACKETS, _words(METHOD_WORDS)]
 
 

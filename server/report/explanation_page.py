@@ -3,7 +3,7 @@
 Light: works on a summary alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from html import escape
 
 from server.record.summary import Summary
@@ -51,8 +51,8 @@ def _sites(summary: Summary) -> str:
     parts = []
     for task, about in summary.tasks.items():
         if rows := site_table.site_rows(summary, task):
-            said = " ".join(site_table.least_alike(summary, task))
-            parts.append(f"<p><strong>{escape(about.title)}</strong> {escape(said)}</p>")
+            parts.append(f"<p><strong>{escape(about.title)}</strong></p>")
+            parts.append(_list(site_table.stand_apart(summary, task)))
             parts.append(html_table(site_table.site_columns(summary, task), rows))
     if not parts:
         return ""
@@ -63,11 +63,8 @@ def _signs(summary: Summary) -> str:
     parts = []
     for task, about in summary.tasks.items():
         if sentence := sign_table.signs_sentence(summary, task):
-            items = "".join(
-                f"<li>{escape(said)}</li>" for said in sign_table.carried_sentences(summary, task)
-            )
             parts.append(f"<p><strong>{escape(about.title)}</strong> {escape(sentence)}</p>")
-            parts.append(f"<ul>{items}</ul>" if items else "")
+            parts.append(_list(sign_table.carried_sentences(summary, task)))
             if rows := sign_table.sign_rows(summary, task):
                 table = html_table(sign_table.COLUMNS, rows)
                 parts.append(_folded(f"{about.title}: every class and sign", table))
@@ -88,12 +85,17 @@ def _methods(summary: Summary) -> str:
             parts += [_faint(said) for said in method_table.refusals(summary, task)]
     heading = "<h2>Explanation methods side by side</h2>"
     if not parts:
-        return f"{heading}<p>{escape(method_table.NOT_COMPARED)}</p>"
+        return f"{heading}<p>{escape(method_table.no_methods_sentence(summary))}</p>"
     return f"{heading}{''.join(parts)}{_faint(method_table.IN_BRACKETS)}{_words(METHOD_WORDS)}"
 
 
 def _folded(title: str, content: str) -> str:
     return f"<details><summary>{escape(title)}</summary>{content}</details>"
+
+
+def _list(sentences: Iterable[str]) -> str:
+    items = "".join(f"<li>{escape(said)}</li>" for said in sentences)
+    return f"<ul>{items}</ul>" if items else ""
 
 
 def _faint(text: str) -> str:

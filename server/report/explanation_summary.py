@@ -5,6 +5,7 @@ Light: works on a summary alone.
 
 from collections.abc import Iterator
 
+from server.record.class_words import in_words
 from server.record.summary import (
     EstimateEntry,
     ExplanationEntry,
@@ -100,11 +101,6 @@ def look_rows(summary: Summary, task: str) -> list[tuple[str, ...]]:
     found = last_watched(summary)
     looks = None if found is None else found[1].tasks.get(task)
     return [] if looks is None else list(_rows(looks))
-
-
-def in_words(name: str) -> str:
-    """Return a logit's name as a reader says it."""
-    return "all grades, one map" if name == "severity" else name.replace("_", " ")
 
 
 def _rows(looks: TaskLooksEntry) -> Iterator[tuple[str, ...]]:

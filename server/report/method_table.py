@@ -7,9 +7,9 @@ import csv
 import io
 
 from common.pages.method_words import METHODS
+from server.record.class_words import in_words
 from server.record.summary import EstimateEntry, MethodEntry, MethodsEntry, Summary
 from server.report.comparison import interval, number, when
-from server.report.explanation_summary import in_words
 
 TABLE_FILE = "method_comparison.csv"
 COLUMNS = (
@@ -23,10 +23,19 @@ COLUMNS = (
 )
 MEASURES = ("energy_in_roi", "pointing_hit", "deletion", "insertion", "agreement_spearman")
 NOT_COMPARED = (
-    "Methods: not compared (evaluation.method_pictures is 0, or no reference picture has an "
-    "outlined lesion)."
+    "Methods: not compared (evaluation.method_pictures is 0, evaluation.methods is empty, or no "
+    "reference picture has an outlined lesion)."
 )
+NOT_TRAINED = "Methods: not compared, no head was trained here."
 IN_BRACKETS = "In brackets what chance gives."
+
+
+def no_methods_sentence(summary: Summary) -> str:
+    """Say why no task has methods side by side, "" where one has."""
+    if summary.closing is None or summary.closing.methods:
+        return ""
+    is_untrained = set(summary.tasks) == set(summary.closing.left_out)
+    return NOT_TRAINED if is_untrained else NOT_COMPARED
 
 
 def methods_sentence(summary: Summary, task: str) -> str:
@@ -35,8 +44,9 @@ def methods_sentence(summary: Summary, task: str) -> str:
     if summary.closing is None or found is None:
         return ""
     cases = ", ".join(f"{count} {in_words(name)}" for name, count in found.cases.items())
+    noun = "picture" if found.pictures == 1 else "pictures"
     parts = [
-        f"Model of {when(summary.closing.round)}, {found.pictures} reference pictures with an "
+        f"Model of {when(summary.closing.round)}, {found.pictures} reference {noun} with an "
         f"outlined lesion{f' ({cases})' if cases else ''}."
     ]
     if cut := found.of_pictures - found.pictures:
@@ -44,7 +54,7 @@ def methods_sentence(summary: Summary, task: str) -> str:
             f"{cut} more {'was' if cut == 1 else 'were'} chosen and not reached: "
             "evaluation.method_seconds were over."
         )
-    if not _has_interval(found):
+    if found.pictures and not _has_interval(found):
         parts.append("Too few patients for intervals: an impression of this model, no ranking.")
     return " ".join(parts)
 
@@ -82,9 +92,8 @@ def methods_csv(summary: Summary) -> str | None:
     for task, found in summary.closing.methods.items():
         for row in found.rows:
             numbers = [number for name in MEASURES for number in _numbers(row.estimates.get(name))]
-            writer.writerow(
-                [task, row.method, found.pictures - row.refused, row.failure, row.seconds, *numbers]
-            )
+            pictures = 0 if row.failure else found.pictures - row.refused
+            writer.writerow([task, row.method, pictures, row.failure, row.seconds, *numbers])
     return text.getvalue()
 
 

@@ -81,6 +81,8 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.2rem; m
 details { margin: .6rem 0; } summary { cursor: pointer; } .wide { overflow-x: auto; }
 td { vertical-align: top; } .better { color: #1a7f4b; } .worse { color: #b42318; }
 @media (max-width: 40rem) { dl { grid-template-columns: 1fr; } body { padding: 1rem; } }
+@media print { .wide { overflow: visible; } tr, figure { break-inside: avoid; }
+               h2 { break-after: avoid; } body { padding: 0; max-width: none; } }
 input[type=range] { width: min(28rem, 70%); vertical-align: middle; }
 """
 

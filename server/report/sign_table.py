@@ -5,9 +5,9 @@ Light: works on a summary alone.
 
 from collections.abc import Iterator
 
+from server.record.class_words import in_words
 from server.record.summary import EstimateEntry, Estimates, SignsEntry, Summary
 from server.report.comparison import interval, number, when
-from server.report.explanation_summary import in_words
 
 COLUMNS = (
     "Class",
@@ -20,7 +20,9 @@ COLUMNS = (
     "95 % interval",
     "Pictures (patients)",
 )
-NO_HEADS = "Signs: none, model.concepts is off."
+NO_HEADS = (
+    "Signs: none; the model has no heads for any (model.concepts is off, or its tasks name none)."
+)
 NOT_TRAINED = "Signs: not measured, no head was trained here."
 NOISED = (
     "Updates carry noise, which also moves the heads of signs that no site has taught: here they "
@@ -116,6 +118,10 @@ def _carried(found: SignsEntry) -> Iterator[str]:
 
 
 def _why_none(of_signs: dict[str, Estimates]) -> str:
+    if not any(estimates[CALLED].support for estimates in of_signs.values()):
+        return "not in any of these pictures"
+    if not any(estimates[ON_SIGN].support for estimates in of_signs.values()):
+        return "nothing speaks for it in the pictures that show it"
     lying = [
         estimates[ABOVE] for estimates in of_signs.values() if estimates[ABOVE].value is not None
     ]

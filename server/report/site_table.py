@@ -5,41 +5,46 @@ Light: works on a summary alone. Under masks a summary has no such numbers, and 
 
 from collections.abc import Mapping
 
+from server.record.class_words import in_words
 from server.record.summary import EstimateEntry, SiteLooksEntry, Summary
-from server.report.comparison import interval, number
-from server.report.explanation_summary import in_words
+from server.report.comparison import interval, number, when
 
 Compared = Mapping[str, tuple[int, SiteLooksEntry]]  # site → the round of its last comparison
 
 
 def site_columns(summary: Summary, task: str) -> tuple[str, ...]:
-    """Return the heads of the table of sites: their classes, and what a row rests on."""
-    return ("Site", *map(in_words, _classes(last_compared(summary, task))), "Pictures", "Round")
+    """Return the heads of the table: the sites that were ever compared."""
+    return ("Class", *last_compared(summary, task))
 
 
 def site_rows(summary: Summary, task: str) -> list[tuple[str, ...]]:
-    """Return each site's last comparison: how far it looks alike in each class, with interval."""
+    """Return each site's last comparison: how far it looks alike in each class, with interval.
+
+    Classes go down, as there are more of them than a page is wide; below them stands what a site's
+    column rests on. [] where no site was compared.
+    """
     compared = last_compared(summary, task)
-    classes = _classes(compared)
+    if not compared:
+        return []
     return [
-        (
-            site,
-            *(_cell(looks, name) for name in classes),
-            str(looks.pictures),
-            str(server_round),
-        )
-        for site, (server_round, looks) in compared.items()
+        *(
+            (in_words(name), *(_cell(looks, name) for _, looks in compared.values()))
+            for name in _classes(compared)
+        ),
+        ("Pictures", *(str(looks.pictures) for _, looks in compared.values())),
+        ("Round", *(str(server_round) for server_round, _ in compared.values())),
     ]
 
 
-def least_alike(summary: Summary, task: str) -> tuple[str, ...]:
-    """Say per class which site looks elsewhere most, and whether it surely stands apart.
+def stand_apart(summary: Summary, task: str) -> tuple[str, ...]:
+    """Say in which classes a site surely looks elsewhere, in which none does, and what is unknown.
 
-    Only of sites that were compared in the same round: other rounds have other models.
+    Surely: its whole interval lies below each other's. Only of sites that were compared in the same
+    round: other rounds have other models.
     """
     compared = last_compared(summary, task)
     newest = max((server_round for server_round, _ in compared.values()), default=0)
-    said = []
+    said, alike, unknown = [], [], []
     for name in _classes(compared):
         known = {
             site: looks.per_class[name]["spearman"]
@@ -49,12 +54,20 @@ def least_alike(summary: Summary, task: str) -> tuple[str, ...]:
         if len(known) < 2:
             continue
         site = min(known, key=lambda site: (known[site].value or 0.0, site))
-        others = [known[other] for other in known if other != site]
-        apart = "surely less than the others" if _is_apart(known[site], others) else "not for sure"
-        bounds = "" if known[site].low is None else f", {interval(known[site])}"
-        said.append(
-            f"{in_words(name)}: {site} least alike ({number(known[site].value)}{bounds}; {apart})."
-        )
+        if any(entry.low is None for entry in known.values()):
+            unknown.append(in_words(name))
+        elif _is_apart(known[site], [known[other] for other in known if other != site]):
+            found = f"{number(known[site].value)}, {interval(known[site])}"
+            said.append(f"{in_words(name)}: {site} surely looks elsewhere more ({found}).")
+        else:
+            alike.append(in_words(name))
+    if alike:
+        said.append(f"No site surely stands apart: {', '.join(alike)}.")
+    if unknown:
+        said.append(f"Too few patients to say: {', '.join(unknown)}.")
+    others = sum(server_round == newest for server_round, _ in compared.values())
+    if said:
+        said.append(f"Held against each other are the {others} sites compared in {when(newest)}.")
     return tuple(said)
 
 

@@ -5,6 +5,7 @@ import pytest
 from common.errors import DataError
 from common.explaining.breakdown import breakdown, said
 from common.metrics.geometry import area_means
+from common.registry import Registry
 
 
 def test_a_librarys_words_are_left_out_and_the_last_place_in_our_code_is_named() -> None:
@@ -16,6 +17,14 @@ def test_a_librarys_words_are_left_out_and_the_last_place_in_our_code_is_named()
     assert said.startswith("AttributeError in common.metrics.geometry, line ")
     assert "Smith" not in said
     assert "shape" not in said
+
+
+def test_the_place_is_ours_where_the_error_rose_deep_in_a_library() -> None:
+    table: Registry[object] = Registry("thing", {"one": "no_such_module:thing"})
+    with pytest.raises(ModuleNotFoundError) as raised:
+        table.get("one")
+
+    assert breakdown(raised.value).startswith("ModuleNotFoundError in common.registry, line ")
 
 
 def test_an_error_from_elsewhere_is_named_by_its_kind_alone() -> None:

@@ -14,6 +14,7 @@ from common.errors import ModelError
 from common.explain import EXPLAINERS
 from common.explaining.explain_picture import explain_picture
 from common.explaining.picture_file import PreparedPicture
+from common.explaining.trusting import EMPTY
 from common.explanation.derived import energy_in_region
 from common.explanation.rationale import rationale
 from common.explanation.schema import CalibratedOn, Explanation
@@ -306,7 +307,7 @@ def test_what_the_model_does_not_have_is_refused_by_name(
         explain_picture(model, drawn(), now=NOW, **asked)  # type: ignore[arg-type]
 
 
-def test_a_map_without_evidence_is_measured_without_a_region(drawn: Drawn) -> None:
+def test_a_map_without_evidence_names_no_place_that_could_be_measured(drawn: Drawn) -> None:
     model = small_model()
     with torch.no_grad():
         evidence = model.network.heads["chestx"].get_submodule("parts.evidence")
@@ -318,7 +319,12 @@ def test_a_map_without_evidence_is_measured_without_a_region(drawn: Drawn) -> No
     finding = next(finding for finding in made.findings if finding.name in made.expanded)
     assert finding.where is None
     assert (finding.region_drop, finding.elsewhere_drop) == (None, None)
-    assert finding.methods[0].faithfulness is not None
+    own = finding.methods[0]
+    assert (own.faithfulness, own.stability, own.unmeasured) == (None, None, EMPTY)
+    said = " ".join(sentence.text for sentence in made.rationale)
+    assert "the map names" not in said
+    assert "follows its own picture" not in said
+    assert EMPTY in said
 
 
 def test_a_model_that_has_diverged_is_refused_by_name(drawn: Drawn) -> None:

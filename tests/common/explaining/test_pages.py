@@ -1,6 +1,7 @@
 """One bad file never ends a folder: it is reported with a remedy, and the rest go on."""
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 import common.explaining.pages as under_test
+from common.errors import DataError
 from common.explaining.asked import Asked
 from common.explaining.jobs import Job, jobs_of
 from common.explaining.pages import Done, explain_files
@@ -115,6 +117,28 @@ def test_pictures_of_a_folder_are_held_against_each_other(
     assert "explained along with it" in together.others
     assert alone.other_pictures == ()
     assert alone.noise == together.noise
+
+
+def test_copies_of_one_picture_are_no_other_pictures(
+    model: LoadedModel, jobs: tuple[Job, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[int] = []
+
+    def keep(pictures: Sequence[PreparedPicture], *, words: str) -> None:
+        kept.append(len({one.sha256 for one in pictures}))
+
+    def refused(*_: object, **__: object) -> None:
+        raise DataError("not asked here.")
+
+    folder = jobs[0].picture.parent
+    for number in range(10):
+        shutil.copy(jobs[0].picture, folder / f"copy {number}.png")
+    monkeypatch.setattr(under_test, "OtherPictures", keep)
+    monkeypatch.setattr(under_test, "explain_picture", refused)
+
+    explained(model, jobs_of([folder]), tmp_path / "out", trust="own")
+
+    assert kept == [3]  # all that there are, however many copies come first
 
 
 def test_a_setting_decides_how_many_random_orders_there_are(

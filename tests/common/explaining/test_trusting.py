@@ -19,7 +19,9 @@ from common.explaining.picture_file import PreparedPicture
 from common.explaining.question import Question
 from common.explaining.trusting import ALONE, NO_OTHER_MAP, Measuring, Scales, trusted
 from common.explanation.anatomy import WHOLE
+from common.explanation.derived import area
 from common.explanation.schema import Method
+from common.explanation.written import written
 from common.metrics.faithfulness import cell_ranks, curves_in_order, random_ranks
 from common.metrics.stability import similarity
 from common.package.loading import LoadedModel, network_input
@@ -79,6 +81,21 @@ def test_faithfulness_is_held_against_each_random_order(asked: Question, plain: 
     beaten = [own.deletion_area[0] < area < own.insertion_area[0] for area in areas]
     assert found.beaten_orders == sum(beaten)
     assert np.trapezoid(found.random_deletion, found.shares) == pytest.approx(np.mean(areas))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_flat_map_is_not_better_than_the_order_that_it_follows(
+    asked: Question, plain: Method, seed: int
+) -> None:
+    flat = torch.full((1, 64, 64), 1 / 64**2)
+
+    found = trusted(
+        plain, flat, Scales(replace(asked, seed=seed), Measuring(random_orders=2))
+    ).faithfulness
+
+    assert found is not None
+    assert written(area(found.shares, found.deletion)) == found.random_areas[0]
+    assert found.beaten_orders < 2
 
 
 def test_random_orders_are_walked_once_for_all_maps_of_a_picture(
@@ -153,6 +170,7 @@ def test_other_pictures_are_a_few_different_ones_and_each_map_is_made_once(
     assert torch.equal(first[1], again[1])
     assert not torch.equal(first[0], again[0])
     assert len(calls) == MOST + 1
+    assert len(others.maps(replace(asked, sha256="f" * 64), "evidence")) == MOST
     others.maps(replace(asked, logit=0), "evidence")
     assert calls[MOST + 1 :] == [("evidence", 0)] * MOST
 

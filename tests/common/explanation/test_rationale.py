@@ -355,7 +355,7 @@ def test_the_word_for_faithfulness_rests_on_the_random_orders_that_were_beaten(
     [
         (
             (0.44, 0.31),
-            "With the maps of other pictures the similarity is 0.31 to 0.44: it follows its own",
+            "With the maps of other pictures (2) the similarity is 0.31 to 0.44: it follows its",
         ),
         ((0.44,), "the similarity is 0.44: it follows its own picture."),
         (
@@ -426,6 +426,28 @@ def test_a_finding_that_no_place_carries_still_tells_of_its_context() -> None:
 
     assert "No place of the picture speaks for Effusion." in said
     assert "Of what decides on Effusion 90 % is context" in said
+
+
+def test_a_reader_is_sent_to_every_place_that_holds_a_fifth_of_the_evidence() -> None:
+    made = sample("chestx")
+    where = made.findings[0].where
+    assert where is not None
+    shares = {"left mid zone": 0.4, "right mid zone": 0.35, PADDING: 0.2, "left upper zone": 0.05}
+
+    said = texts(with_first(made, where=where.model_copy(update={"regions": shares})))
+
+    assert "Look at the left mid zone and right mid zone at full resolution" in said
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_where_the_model_is_not_sure_nobody_is_sent_away_on_its_word(task: str) -> None:
+    made = sample(task)
+    findings = tuple(one.model_copy(update={"is_called": False}) for one in made.findings)
+    open_ = made.model_copy(update={"findings": findings})
+    said = " ".join(one.text for one in rationale(open_) if one.about == "next")
+
+    assert "as usual" in said
+    assert not re.search("without signs|interval|no need|not needed", said)
 
 
 def test_nobody_is_sent_to_look_at_the_padding() -> None:

@@ -87,9 +87,9 @@ def test_a_sign_that_nobody_taught_has_no_value_and_others_keep_theirs() -> None
 
 def test_too_few_patients_give_no_interval_and_say_so() -> None:
     ((found,),) = association_estimates(
-        drawn(12)[:, None],
-        drawn(12, seed=5)[:, None],
-        np.arange(12),
+        drawn(36)[:, None],
+        drawn(36, seed=5)[:, None],
+        np.arange(36) // 3,
         replicates=100,
         min_patients=20,
         rng=np.random.default_rng(0),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from common.errors import DataError
+from common.metrics.bootstrap import patient_weights
 from common.metrics.estimate import Estimate
 from common.metrics.signs import CORE, evidence_on_sign, sign_places
 
@@ -94,6 +95,25 @@ def test_evidence_where_the_sign_is_lies_above_chance_for_sure() -> None:
     above = found["evidence_on_sign_above_chance"]
     assert above.low is not None
     assert above.low > 0
+
+
+def test_the_interval_is_over_patients_and_pairs_share_and_chance() -> None:
+    rng = np.random.default_rng(6)
+    maps, signs = rng.exponential(size=(2, 24, 4, 4))
+    places, patients = sign_places(signs), np.arange(24) // 2
+    drawn = patient_weights(patients, replicates=400, rng=np.random.default_rng(0))
+    gains = []
+    for copies in drawn.astype(int):  # each drawn set written out
+        rows = np.repeat(np.arange(24), copies)
+        evidence, sign = maps[rows], places[rows]
+        share = (evidence * sign).sum() / evidence.sum()
+        by_picture = evidence.sum(axis=(1, 2)) * sign.mean(axis=(1, 2))
+        gains.append(share - by_picture.sum() / evidence.sum())
+    above = evidence_on_sign(
+        maps, places, patients, replicates=400, min_patients=12, rng=np.random.default_rng(0)
+    )["evidence_on_sign_above_chance"]
+    assert (above.low, above.high) == pytest.approx(tuple(np.quantile(gains, (0.025, 0.975))))
+    assert (above.support, above.positive_patients) == (24, 12)
 
 
 def test_pictures_in_which_nothing_speaks_for_the_class_are_counted_and_left_out() -> None:

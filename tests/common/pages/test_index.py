@@ -33,6 +33,15 @@ def test_every_picture_has_its_line_and_says_how_far_its_answer_holds(tmp_path: 
     assert any("3 pictures, 2 of them not sure" in piece.text for piece in html.shown("p"))
 
 
+def test_what_was_not_measured_is_not_called_unsure(tmp_path: Path) -> None:
+    plain = IndexEntry("f.html", "f.png", "benign", is_novel=None, is_sure=None, failure="")
+    html = index_of(tmp_path, SURE, OPEN, plain)
+    assert [piece.text for piece in html.shown("tr")][-1].endswith("no prediction set")
+    said = html.shown("p")[0].text
+    assert "3 pictures, 1 of them not sure" in said
+    assert "How sure it is was not measured of 1." in said
+
+
 def test_a_link_leads_to_the_page_whatever_its_name_holds(tmp_path: Path) -> None:
     html = index_of(tmp_path, SURE)
     assert [piece.attributes["href"] for piece in html.shown("a")] == ["a%20b%231.html"]

@@ -331,6 +331,42 @@ def test_a_map_is_held_against_random_orders_and_other_pictures(tmp_path: Path) 
     assert "Held against" not in words
 
 
+@pytest.mark.parametrize(
+    ("beaten", "words"),
+    [
+        (8, "better than each of 8 random orders"),
+        (5, "better than 5 of 8 random orders only: not clearly more than chance"),
+        (4, "no better than chance: better than 4 of 8 random orders"),
+    ],
+)
+def test_the_word_for_a_map_rests_on_the_orders_that_it_beats(
+    beaten: int, words: str, tmp_path: Path
+) -> None:
+    explanation = sample("pathoscan")
+    own = explanation.findings[0].methods[0]
+    assert own.faithfulness is not None
+    curves = own.faithfulness.model_copy(update={"beaten_orders": beaten})
+    html, _ = made(tmp_path, with_own(explanation, faithfulness=curves))
+    assert f"This map is {words}." in [one.text for one in html.shown("p")]
+
+
+def test_a_region_without_its_like_elsewhere_says_so(tmp_path: Path) -> None:
+    explanation = sample("pathoscan")
+    first = explanation.findings[0].model_copy(update={"region_drop": 1.25, "elsewhere_drop": None})
+    findings = (first, *explanation.findings[1:])
+    html, _ = made(tmp_path, explanation.model_copy(update={"findings": findings}))
+    words = " ".join(one.text for one in html.shown("p"))
+    assert "takes 1.25 from the logit; there is no equal area elsewhere" in words
+
+
+def with_own(made: Explanation, **parts: object) -> Explanation:
+    """The explanation with something else known of its first finding's own map."""
+    own, *others = made.findings[0].methods
+    methods = (own.model_copy(update=parts), *others)
+    first = made.findings[0].model_copy(update={"methods": methods})
+    return made.model_copy(update={"findings": (first, *made.findings[1:])})
+
+
 def test_parts_that_do_not_add_up_stand_beside_their_map(tmp_path: Path) -> None:
     html, _ = made(tmp_path, sample("chestx"))
     legends = [

@@ -1,6 +1,7 @@
 """What is measured once of a run's model: which signs carry a class, and methods side by side."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -16,7 +17,10 @@ from common.datasets.prepare import prepare_shard
 from common.datasets.shard import Shard, lesion_masks
 from common.errors import ExplanationError
 from common.explain import EXPLAINERS
+from common.explain.asking import answer_of
+from common.explain.baseline import blurred
 from common.metrics.agreement import agreement
+from common.metrics.faithfulness import cell_ranks, curves_in_order
 from common.metrics.localisation import localise
 from common.model.network import Network, build_network
 from server.measuring import explanation_asked
@@ -24,6 +28,7 @@ from server.measuring.explanation_asked import Measured
 from server.measuring.explanation_cases import outlined_cases
 from server.measuring.explanation_closing import closing_look
 from server.measuring.explanation_methods import TIME_WAS_UP, MethodsReport, compare_methods
+from server.measuring.explanation_sample import look_at
 from server.measuring.explanation_signs import SignsReport, measure_signs
 
 PART = "selection"
@@ -125,6 +130,27 @@ def test_a_sign_that_is_the_class_itself_carries_it_and_goes_with_it(
     assert other["association"].value < 0.99
 
 
+def test_a_sign_is_there_from_one_half_on_in_the_pictures_that_show_the_class(
+    network: Network, shard: Shard, config: RunConfig
+) -> None:
+    teach(network, config, sign="mass", like="Mass")
+    task, rows = config.task(TASK), shard.indices(PART)
+    place = task.concepts.index("mass")
+    shown = shard.targets[rows, 1] >= 1
+    logits = look_at(network, shard, rows, task=task, batch_size=8).sign_logits[shown, place]
+    with torch.no_grad():  # half of them lie above nought, all of them below one half
+        bias = network.heads[TASK].get_parameter("concepts.evidence.bias")
+        bias[place] -= float(np.median(logits))
+    moved = look_at(network, shard, rows, task=task, batch_size=8).sign_logits[shown, place]
+    assert 0 < (moved > 0).mean() < 1
+    assert moved.max() < 0.5
+    found = signs_of(network, shard, config)
+    assert found is not None
+    called = found.per_class["Nodule"]["mass"]["sign_called"]
+    assert called.value == pytest.approx((moved > 0).mean())
+    assert called.support == int(shown.sum())
+
+
 def test_signs_that_nobody_taught_are_left_out_and_named(
     network: Network, shard: Shard, config: RunConfig
 ) -> None:
@@ -164,6 +190,19 @@ def test_cases_have_an_outlined_lesion_one_per_patient_and_classes_take_turns(
     assert outlined_cases(shard, PART, task=task, count=0, seed=5) == ()
 
 
+def test_a_patient_with_many_pictures_does_not_crowd_out_the_others(
+    shard: Shard, config: RunConfig
+) -> None:
+    task, rows = config.task(TASK), shard.indices(PART)
+    outlined = [row for row in rows.tolist() if lesion_masks(shard, row, task)]
+    patients = shard.patients.copy()
+    patients[outlined[:-3]] = patients[outlined[0]]  # all pictures but three
+    crowded = replace(shard, patients=patients)
+    for seed in range(5):
+        cases = outlined_cases(crowded, PART, task=task, count=4, seed=seed)
+        assert len({case.patient for case in cases}) == len(cases) == 4
+
+
 # Methods side by side
 
 PERFECT = Measured(0.1, None, deletion=0.0, insertion=1.0, spearman=1.0, top_iou=1.0)
@@ -190,7 +229,7 @@ def test_figures_are_those_of_the_library_picture_by_picture(
     report = side_by_side
     task = config.task(TASK)
     network.eval()
-    energies, peaks, chances, ranks = [], [], [], []
+    energies, peaks, chances, ranks, fallen, risen = [], [], [], [], [], []
     for case in outlined_cases(shard, PART, task=task, count=3, seed=config.seed):
         batch = make_batch(shard, np.array([case.index]), task=task, grid=network.grid(64))
         maps = [
@@ -203,11 +242,21 @@ def test_figures_are_those_of_the_library_picture_by_picture(
         peaks.append(found.hit)
         chances.append(case.region.mean())
         ranks.append(agreement(*maps).spearman[0])
+        curves = curves_in_order(
+            answer_of(network, task, case.logit),
+            batch.image,
+            cell_ranks(maps[1], seed=config.seed),
+            paint=blurred(batch.image),
+        )
+        fallen.append(curves.deletion_area[0])
+        risen.append(curves.insertion_area[0])
     row = next(row for row in report.rows if row.method == "grad-cam")
     assert row.estimates["energy_in_roi"].value == pytest.approx(np.mean(energies), abs=1e-5)
     assert row.estimates["energy_in_roi"].chance == pytest.approx(np.mean(chances))
     assert row.estimates["pointing_hit"].value == pytest.approx(np.mean(peaks), abs=1e-5)
     assert row.estimates["agreement_spearman"].value == pytest.approx(np.mean(ranks), abs=1e-3)
+    assert row.estimates["deletion"].value == pytest.approx(np.mean(fallen), rel=1e-5)
+    assert row.estimates["insertion"].value == pytest.approx(np.mean(risen), rel=1e-5)
     assert row.seconds is not None
     assert row.seconds > 0
 
@@ -229,6 +278,11 @@ def test_every_method_is_a_row_in_the_configured_order_with_chance_beside_it(
         assert deletion.value is not None
         assert deletion.chance is not None
         assert gain == pytest.approx(deletion.chance - deletion.value)
+        insertion = row.estimates["insertion"]
+        assert insertion.value is not None
+        assert insertion.chance == deletion.chance  # one is the other read backwards
+        gain = row.estimates["insertion_above_chance"].value
+        assert gain == pytest.approx(insertion.value - deletion.chance)
         assert ("agreement_spearman" in row.estimates) == (row.method != "evidence")
         assert "3 patients, 10 needed" in row.estimates["deletion"].note
 
@@ -266,7 +320,7 @@ def test_a_method_that_fails_is_a_row_that_says_why_and_the_others_go_on(
 ) -> None:
     def measure(_: explanation_asked.AskedPicture, method: str) -> Measured:
         if method == "grad-cam":
-            raise RuntimeError("no such layer")
+            raise RuntimeError("no such layer: Smith^John")
         if method == "rollout":
             raise ExplanationError("it has no attention.")
         return PERFECT
@@ -276,7 +330,8 @@ def test_a_method_that_fails_is_a_row_that_says_why_and_the_others_go_on(
     own, broken, refusing = report.rows
     assert own.failure == ""
     assert own.estimates["deletion"].support == 3
-    assert broken.failure == "RuntimeError: no such layer"
+    assert broken.failure.startswith("it broke down (RuntimeError in server.measuring.")
+    assert "Smith" not in broken.failure
     assert refusing.failure == "it has no attention."
     assert refusing.refused == 3
     assert (broken.estimates, refusing.estimates) == ({}, {})
@@ -291,10 +346,12 @@ def test_a_method_that_refuses_one_picture_is_measured_on_the_others(
     def measure(_: explanation_asked.AskedPicture, method: str) -> Measured:
         if method == "grad-cam" and next(calls) == 0:
             raise ExplanationError("flat.")
-        return PERFECT
+        return replace(PERFECT, seconds=next(seconds) if method == "evidence" else 0.1)
 
+    seconds = iter((9.0, 0.2, 0.3))
     monkeypatch.setattr(explanation_asked.AskedPicture, "measure", measure)
-    row = compared(network, shard, config).rows[1]
+    own, row, _ = compared(network, shard, config).rows
+    assert own.seconds == 0.3  # the median: a first picture may take seconds to warm up
     assert (row.failure, row.refused, row.why_refused) == ("", 1, "flat.")
     assert row.estimates["deletion"].support == 2
 

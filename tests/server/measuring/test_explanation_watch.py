@@ -25,7 +25,8 @@ from server.measuring.central_eval import CentralResult
 from server.measuring.explanation_entries import explanation_entry
 from server.measuring.explanation_pictures import draw_sites
 from server.measuring.explanation_places import BORDER, MARKER, OUTSIDE
-from server.measuring.explanation_sample import choose_sample, maps_of
+from server.measuring.explanation_sample import choose_sample, look_at, maps_of
+from server.measuring.explanation_sign_watch import answers_in, answers_to
 from server.measuring.explanation_sites import IN_THE_SUM_ONLY
 from server.measuring.explanation_watch import ExplanationWatch, WatchReport
 from server.measuring.overlays import TILE_PX
@@ -305,6 +306,18 @@ def test_evidence_beside_the_lungs_and_at_the_border_raises_both_alarms(
     assert report.tasks[TASK].shares["Nodule"][BORDER].value == pytest.approx(0)
 
 
+def test_a_head_that_stays_at_the_sites_raises_no_alarm(
+    config: RunConfig, shard: Shard, network: Network, predicted: TaskPredictions
+) -> None:
+    cornered = np.zeros((2, *GRID))
+    cornered[:, 0, 0] = 1.0
+    maps = with_maps(predicted, cornered)
+    assert kinds(looked(config, shard, network, maps))
+    rules = config.federation.model_copy(update={"local_layers": (f"heads.{TASK}.",)})
+    local = config.model_copy(update={"federation": rules})
+    assert looked(local, shard, network, maps).alarms == ()
+
+
 def test_an_even_map_is_no_shortcut_at_border_or_marker(
     config: RunConfig, shard: Shard, network: Network, predicted: TaskPredictions
 ) -> None:
@@ -532,6 +545,23 @@ def test_noise_and_signs_that_never_went_with_a_class_raise_no_alarm(
     assert "sign" not in {kind for kind, _ in kinds(looked(config, shard, network, *rounds))}
 
 
+def test_a_class_that_never_surely_went_with_a_sign_cannot_part_from_it(
+    config: RunConfig, shard: Shard, network: Network, predicted: TaskPredictions
+) -> None:
+    signs, rng = signs_of(predicted), np.random.default_rng(13)
+    unrelated = rng.normal(size=(len(signs), 2))
+    first, second = (
+        with_signs(predicted, logits, signs)
+        for logits in (unrelated, np.stack([-signs[:, 3]] * 2, axis=1))
+    )
+    before = looked(config, shard, network, first).tasks[TASK].signs["Mass"]["mass"]
+    assert before.low is not None
+    assert before.low < 0
+    now = looked(config, shard, network, first, second)
+    assert now.tasks[TASK].signs["Mass"]["mass"].value == pytest.approx(-1.0)
+    assert "sign" not in {kind for kind, _ in kinds(now)}
+
+
 def test_what_was_before_training_is_no_sign_to_part_from(
     config: RunConfig, shard: Shard, network: Network, predicted: TaskPredictions
 ) -> None:
@@ -561,6 +591,21 @@ def test_a_continued_run_knows_what_a_class_went_with_before(
     alarms = [alarm for alarm in report.alarms if alarm.kind == "sign"]
     assert [alarm.class_name for alarm in alarms][:1] == ["Mass"]
     assert "as in round 3 (rank correlation 1.00 then, -1.00 now" in alarms[0].sentence
+
+
+def test_what_is_seen_again_is_to_the_bits_what_was_evaluated(
+    config: RunConfig, shard: Shard
+) -> None:
+    other, task = build_network(config.model, config.task_table(), seed=3), config.task(TASK)
+    with torch.no_grad():  # far from one half, where probabilities are tied and logits are not
+        other.heads[TASK].get_parameter("concepts.evidence.weight").normal_(std=9.0)
+    rows = shard.indices(PART)
+    seen = evaluate(other, shard, PART, task=task, loss=config.loss, batch_size=32)
+    again = answers_in(look_at(other, shard, rows, task=task, batch_size=32))
+    before = answers_to(seen, rows)
+    assert len(np.unique(before.signs)) < before.signs.size
+    np.testing.assert_array_equal(again.signs, before.signs)
+    np.testing.assert_array_equal(again.logits, before.logits)
 
 
 def test_a_model_without_heads_for_signs_has_none_to_watch(

@@ -37,7 +37,7 @@ def estimate(
         high=value + half if has_interval else None,
         support=support,
         positives=support,
-        positive_patients=support - 2,
+        positive_patients=max(0, support - 2),
         chance=chance,
         note="",
     )
@@ -172,11 +172,29 @@ def test_signs_that_lie_nowhere_are_not_called_too_few_patients(closed: Summary)
     assert sign_rows(summary, TASK)[0][2:5] == ("–", "0%", "–")
 
 
+def test_a_class_that_no_picture_shows_is_not_called_one_that_nothing_speaks_for(
+    closed: Summary,
+) -> None:
+    assert closed.closing is not None
+    unseen = sign(None, 0.0, 0.8) | {
+        "evidence_on_sign": estimate(None, support=0),
+        "sign_called": estimate(None, support=0),
+    }
+    silent = unseen | {"sign_called": estimate(0.25)}
+    found = closed.closing.signs[TASK].model_copy(
+        update={"per_class": {"Mass": {"mass": unseen}, "Nodule": {"mass": silent}}}
+    )
+    assert carried_sentences(changed(closed, signs={TASK: found}), TASK) == (
+        "Mass: not in any of these pictures.",
+        "Nodule: nothing speaks for it in the pictures that show it.",
+    )
+
+
 def test_a_model_without_heads_for_signs_is_one_line(closed: Summary, tmp_path: Path) -> None:
     bare = changed(closed, signs={})
     page = write_report(bare, tmp_path)["page"].read_text()
     for text in (markdown(bare), page):
-        assert "Signs: none, model.concepts is off." in text
+        assert "Signs: none; the model has no heads for any (model.concepts is off, or its" in text
         assert "What it does not claim" in text  # of the methods
         assert SIGN_WORDS["Goes with the answer"] not in text
 
@@ -186,7 +204,7 @@ def test_a_model_none_of_whose_heads_was_trained_here_says_that(closed: Summary)
     untrained = changed(closed, signs={}, methods={}, left_out={TASK: why})
     assert f"Chest X-ray findings: left out. {why}" in markdown(untrained)
     assert "Signs: not measured, no head was trained here." in markdown(untrained)
-    assert "Methods: not compared" in markdown(untrained)
+    assert "Methods: not compared, no head was trained here." in markdown(untrained)
 
 
 # Methods

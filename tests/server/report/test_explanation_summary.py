@@ -10,6 +10,7 @@ from server.record.summary import (
     AlarmEntry,
     EstimateEntry,
     ExplanationEntry,
+    RoundEntry,
     SiteLooksEntry,
     Summary,
     TaskLooksEntry,
@@ -24,7 +25,7 @@ from server.report.explanation_summary import (
 )
 from server.report.page import write_page
 from server.report.report import markdown, render_table
-from server.report.site_table import least_alike, site_columns, site_rows
+from server.report.site_table import site_columns, site_rows, stand_apart
 
 SENTENCE = "Chest X-ray findings, Mass: 40% of what speaks for it lies on burnt-in markers <now>."
 
@@ -120,11 +121,13 @@ def test_a_row_has_drift_shares_and_areas_and_leaves_unknown_places_empty(watche
 
 
 def test_every_site_keeps_its_last_comparison_in_every_class(watched: Summary) -> None:
-    assert site_columns(watched, "chestx") == ("Site", "Mass", "Nodule", "Pictures", "Round")
+    assert site_columns(watched, "chestx") == ("Class", "harbour", "north")
     mass, nodule = "0.900 (0.800–1.000), 40 pictures", "0.300 (0.200–0.400), 40 pictures"
     assert site_rows(watched, "chestx") == [
-        ("harbour", mass, nodule, "30", "2"),
-        ("north", mass, nodule, "30", "1"),
+        ("Mass", mass, mass),
+        ("Nodule", nodule, nodule),
+        ("Pictures", "30", "30"),
+        ("Round", "2", "1"),
     ]
 
 
@@ -147,21 +150,32 @@ def test_the_site_that_looks_elsewhere_is_named_and_only_sure_where_intervals_ar
     watched: Summary,
 ) -> None:
     apart = with_sites(watched, north=0.9, harbour=0.3, valley=0.8)
-    assert least_alike(apart, "chestx") == (
-        "Mass: harbour least alike (0.300, 0.200–0.400; surely less than the others).",
+    assert stand_apart(apart, "chestx") == (
+        "Mass: harbour surely looks elsewhere more (0.300, 0.200–0.400).",
+        "Held against each other are the 3 sites compared in round 2.",
     )
-    near = with_sites(watched, north=0.9, harbour=0.75)
-    assert least_alike(near, "chestx") == (
-        "Mass: harbour least alike (0.750, 0.650–0.850; not for sure).",
-    )
+    near = with_sites(watched, north=0.9, harbour=0.75)  # their intervals overlap
+    assert stand_apart(near, "chestx")[0] == "No site surely stands apart: Mass."
+    two = with_sites(watched, north=0.9, harbour=0.3, valley=0.35)
+    assert stand_apart(two, "chestx")[0] == "No site surely stands apart: Mass."
+
+
+def test_sites_without_intervals_are_not_called_alike(watched: Summary) -> None:
+    summary = with_sites(watched, north=0.9, harbour=0.3)
+    last = summary.rounds[-1].model_dump()
+    for looks in last["explanation"]["tasks"]["chestx"]["sites"].values():
+        looks["per_class"]["Mass"]["spearman"] |= {"low": None, "high": None}
+    rounds = (*summary.rounds[:-1], RoundEntry.model_validate(last))
+    said = stand_apart(summary.model_copy(update={"rounds": rounds}), "chestx")
+    assert said[0] == "Too few patients to say: Mass."
 
 
 def test_one_site_alone_stands_apart_from_nobody(watched: Summary) -> None:
-    assert least_alike(watched, "chestx") == ()  # the others were compared with another model
+    assert stand_apart(watched, "chestx") == ()  # the others were compared with another model
 
 
 def test_report_and_page_show_sites_by_classes(watched: Summary, tmp_path: Path) -> None:
-    said = "Mass: harbour least alike (0.300, 0.200–0.400; surely less than the others)."
+    said = "Mass: harbour surely looks elsewhere more (0.300, 0.200–0.400)."
     summary = with_sites(watched, north=0.9, harbour=0.3)
     page = write_page(summary, tmp_path, curves="curves.png").read_text()
     for text in (markdown(summary), page):
