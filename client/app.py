@@ -18,8 +18,8 @@ from client.simulated_site import SimulatedSite
 from client.training.site_trainer import AnsweringSite
 from common.errors import ConfigError, DataError, FoveaError, SiteError, WireError
 from common.local_site import SITES_VARIABLE, LocalSite, read_sites
-from common.log import configure
-from common.wire import (
+from common.machine.log import configure
+from common.messages.kinds import (
     Answer,
     EvaluateRequest,
     KeysRequest,
@@ -28,10 +28,8 @@ from common.wire import (
     RefusalCode,
     TrainRequest,
     UnmaskRequest,
-    decode_any_request,
-    decode_request,
-    encode,
 )
+from common.messages.wire import decode_any_request, decode_request, encode
 
 log = logging.getLogger(__name__)
 

@@ -27,12 +27,11 @@ from client.secure.member import SecureMember
 from client.training.site_trainer import SiteTrainer
 from client.training.state import count_layers
 from client.trust.request_config import config_in
-from common.config import RunConfig
-from common.digests import message_digest, text_digest
+from common.config.run import RunConfig
 from common.errors import ConfigError
 from common.local_site import LocalSite
-from common.signing import PublicKey, public_key, read_private_key
-from common.wire import (
+from common.messages.digests import message_digest, text_digest
+from common.messages.kinds import (
     NOT_SECURE,
     EvaluateRequest,
     Evaluation,
@@ -48,6 +47,7 @@ from common.wire import (
     UnmaskRequest,
     Update,
 )
+from common.messages.signing import PublicKey, public_key, read_private_key
 
 LEDGER_FILE = "ledger.jsonl"  # in the site's folder, kept from run to run as its pictures are
 SECURE_FOLDER = "secure"

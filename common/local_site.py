@@ -24,7 +24,7 @@ class LocalSite(BaseModel):
     processes: int = Field(default=1, ge=1)  # together, one per GPU (training/parallel.py)
     log: Path | None = None  # the site's own log, appended to; None: the process's error stream
     signing_key: Path | None = None  # Ed25519, of mode 0600; None: the site takes part in no sum
-    # Public keys of the run's sites, as common/signing.py writes them, each after its name.
+    # Public keys of the run's sites, as messages/signing.py writes them, each after its name.
     site_keys: tuple[tuple[str, str], ...] = ()
 
 

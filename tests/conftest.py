@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from common import yaml_file
+from common.files import yaml_file
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from common.config import PhantomSource, RunConfig
-from common.config_file import load_config
+from common.config.reading import load_config
+from common.config.run import PhantomSource, RunConfig
 from common.datasets.prepare import prepare_shard
 from common.datasets.sources import open_source
-from common.seed import derive_seed
+from common.machine.seed import derive_seed
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from client.home.ownership import FOLDER_MODE, as_owner, make_folder
 from common.errors import DataError
-from common.whole_file import write_whole
+from common.files.whole_file import write_whole
 
 FILE_MODE = 0o600
 

@@ -15,11 +15,12 @@ from client.audit_pack.schema import (
     Measured,
     measured,
 )
+from common.config.loss import LossConfig
 from common.datasets.shard import Shard
 from common.errors import ModelError
-from common.evaluate import evaluate
 from common.explanation.written import written
-from common.loss_config import LossConfig
+from common.learning.evaluate import evaluate
+from common.machine.seed import derive_seed
 from common.metrics.bootstrap import CONFIDENCE
 from common.metrics.classification import (
     ClassificationReport,
@@ -35,7 +36,6 @@ from common.package.loading import LoadedModel
 from common.package.responses import Responses, respond
 from common.package.schema import Calibration
 from common.package.shift import unshifted
-from common.seed import derive_seed
 from common.tasks import Task
 
 BATCH_SIZE = 16  # pictures at once; a hospital's workstation may have little memory

@@ -17,7 +17,7 @@ from client.audit_pack.page import index_page
 from client.audit_pack.picture_page import other_pictures, picture_page
 from client.audit_pack.pictures import neutral_name
 from client.audit_pack.schema import FORMAT, PACK_FILE, Pack, PackPicture
-from common.config import PreprocessConfig
+from common.config.run import PreprocessConfig
 from common.datasets.shard import Shard
 from common.errors import DataError, ModelError
 from common.explain import EXPLAINERS
@@ -26,9 +26,9 @@ from common.explaining.explain_picture import explain_picture, lineage
 from common.explaining.jobs import INDEX
 from common.explaining.picture_file import PreparedPicture
 from common.explanation.schema import Explanation
+from common.machine.seed import derive_seed
 from common.package.loading import LoadedModel
 from common.registry import unknown_name
-from common.seed import derive_seed
 from common.tasks import Task
 
 

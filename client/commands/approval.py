@@ -15,7 +15,7 @@ from client.commands.terminal import as_json, present, record, site_command
 from client.home.folders import SiteHome
 from client.home.ownership import person
 from common.errors import ConfigError, FoveaError
-from common.printable import printable
+from common.machine.printable import printable
 
 if TYPE_CHECKING:
     from client.consent.kept_manifest import Kept

@@ -11,7 +11,7 @@ from client.commands.terminal import EXIT_FINDINGS, present, record, site_comman
 from client.home.folders import SiteHome
 from client.home.ownership import as_owner, person
 from common.errors import ConfigError
-from common.printable import printable
+from common.machine.printable import printable
 
 if TYPE_CHECKING:
     from common.explaining.asked import Trust

@@ -13,8 +13,8 @@ from rich.table import Table
 
 from client.commands.terminal import as_json, site_command
 from client.home.folders import SiteHome
+from common.machine.printable import printable
 from common.not_covered import NOT_COVERED, NOT_COVERED_LINE
-from common.printable import printable
 
 if TYPE_CHECKING:
     from client.consent.ledger_report import LedgerReport, RunAccount

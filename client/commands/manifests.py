@@ -11,9 +11,9 @@ from client.consent.manifest_diff import Difference, changes_table, difference, 
 from client.consent.policy_file import read_policy
 from client.home.folders import SiteHome
 from client.home.site import read_site
-from common.code_digest import site_code_digest
 from common.errors import WireError
-from common.printable import printable
+from common.machine.printable import printable
+from common.messages.code_digest import site_code_digest
 
 
 def as_record(home: SiteHome, kept: Kept, *, now: datetime) -> dict[str, JsonValue]:

@@ -32,7 +32,7 @@ def pause(home: SiteHome, reason: str) -> None:
 
     Exit codes: 0 paused, 1 an error (the message says the remedy), 2 wrong usage.
     """  # noqa: D301 - click's mark for lines that stay as they are
-    from common.whole_file import write_whole  # noqa: PLC0415 - only where files change
+    from common.files.whole_file import write_whole  # noqa: PLC0415 - only where files change
 
     if home.pause_marker.exists():
         click.echo("The site is paused already.")
@@ -54,7 +54,7 @@ def resume(home: SiteHome) -> None:
 
     Exit codes: 0 it answers, 1 an error (the message says the remedy), 2 wrong usage.
     """
-    from common.whole_file import sync_folder  # noqa: PLC0415 - only where files change
+    from common.files.whole_file import sync_folder  # noqa: PLC0415 - only where files change
 
     if not home.pause_marker.exists():
         click.echo("The site is not paused.")

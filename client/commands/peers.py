@@ -126,7 +126,7 @@ def remove(home: SiteHome, name: str) -> None:
 
 def _own(home: SiteHome) -> tuple[str, str]:
     from client.home.site import read_site_name  # noqa: PLC0415 - brings the configuration's schema
-    from common.signing import read_private_key  # noqa: PLC0415 - brings cryptography
+    from common.messages.signing import read_private_key  # noqa: PLC0415 - brings cryptography
 
     with as_owner(home.trainer):
         name = read_site_name(home.site_file)

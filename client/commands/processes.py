@@ -8,7 +8,7 @@ from rich.console import Console
 
 from client.commands.terminal import site_command
 from client.home.folders import SiteHome
-from common.log import configure
+from common.machine.log import configure
 
 
 @click.command()

@@ -19,7 +19,7 @@ from client.commands.terminal import (
 )
 from client.home.folders import SiteHome
 from client.home.ownership import as_owner, person
-from common.printable import printable
+from common.machine.printable import printable
 
 _STYLES = {"ok": "green", "warning": "yellow", "error": "bold red"}
 

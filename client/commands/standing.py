@@ -13,7 +13,7 @@ from rich.text import Text
 from client.commands.pausing import Pause, read_pause
 from client.commands.terminal import EXIT_FINDINGS, as_json, present, site_command
 from client.home.folders import SiteHome
-from common.printable import printable
+from common.machine.printable import printable
 
 if TYPE_CHECKING:
     from client.standing.status import SiteStatus

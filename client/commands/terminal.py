@@ -16,7 +16,7 @@ from rich.markup import escape
 
 from client.home.folders import DEFAULT_HOME, HOME_VARIABLE, SiteHome
 from common.errors import ConfigError, FoveaError
-from common.printable import printable
+from common.machine.printable import printable
 
 EXIT_ERROR = 1  # something was wrong; the message says what and what to do
 EXIT_FINDINGS = 3  # done, but there is something that a person should look at

@@ -19,8 +19,8 @@ from client.consent.manifest_diff import changes_between
 from client.consent.policy import Decision, Policy, may_stand_too
 from client.home.ownership import as_owner, make_folder
 from common.errors import ConfigError, SiteError, WireError
-from common.manifest import Manifest, SignedManifest
-from common.whole_file import read_plain, sync_folder, write_whole
+from common.files.whole_file import read_plain, sync_folder, write_whole
+from common.messages.manifest import Manifest, SignedManifest
 
 # Who holds the run key could sign manifests without end.
 MAX_WAITING = 100

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import Field, model_validator
 
-from common.config import Section
+from common.config.run import Section
 
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 # Text, because YAML reads an unquoted 20:00 as the number 1200.

@@ -6,9 +6,9 @@ from typing import Literal
 from pydantic import AwareDatetime, ValidationError
 
 from client.consent.policy import Decision
-from common.config import Section
+from common.config.run import Section
 from common.errors import WireError
-from common.manifest import Manifest, SignedManifest
+from common.messages.manifest import Manifest, SignedManifest
 
 
 class Kept(Section):

@@ -9,8 +9,8 @@ from client.consent.policy_privacy import PrivacyPolicy
 from client.records import accountant
 from client.records.ledger import Entry, Ledger, uncovered
 from client.records.spending import Spending
-from common.config import Section
-from common.privacy_config import Unit
+from common.config.privacy import Unit
+from common.config.run import Section
 
 
 class RunAccount(Section):

@@ -4,10 +4,10 @@ import os
 
 from client.home.folders import SiteHome
 from client.records.accountant import shown
-from common.config import Section
+from common.config.privacy import Unit
+from common.config.run import Section
 from common.errors import ConfigError
 from common.not_covered import NOT_COVERED
-from common.privacy_config import Unit
 
 EXCEEDED_NEXT = "another round like the last would exceed the budget"
 

@@ -11,9 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from client.consent.policy import Policy
-from common.config import RunConfig, Section
-from common.manifest import Manifest
-from common.printable import printable
+from common.config.run import RunConfig, Section
+from common.machine.printable import printable
+from common.messages.manifest import Manifest
 
 _NOTHING = object()  # a key that a manifest does not have
 _EPSILON = "ε of all runs here; no training loss"  # of a run with noise

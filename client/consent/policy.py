@@ -20,12 +20,12 @@ from client.consent.policy_privacy import (
     objections_to_sum,
     objections_to_weights,
 )
-from common.config import Count, Positive, RunConfig, Section
-from common.config_expectation import has_key, known_keys
-from common.manifest import Manifest
+from common.config.expectation import has_key, known_keys
+from common.config.run import Count, Positive, RunConfig, Section
+from common.messages.kinds import RefusalCode
+from common.messages.manifest import Manifest
 from common.registry import unknown_name
 from common.tasks import TASKS
-from common.wire import RefusalCode
 
 # Differences between manifests that are no keys of the configuration.
 MANIFEST_KEYS = ("sites", "architecture_digest", "code_digest")

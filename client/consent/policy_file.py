@@ -6,10 +6,10 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from client.consent.policy import Policy
-from common.config_expectation import expectation, known_keys
+from common.config.expectation import expectation, known_keys
 from common.errors import ConfigError
+from common.files.yaml_file import read_yaml
 from common.registry import unknown_name
-from common.yaml_file import read_yaml
 
 _REMEDY = "Copy configs/policies/strict.yaml there and adapt it."
 _REMEDY_KEY = "Add it; configs/policies/strict.yaml has it with comments."

@@ -10,11 +10,11 @@ from typing import Annotated
 from pydantic import Field
 
 from client.records.accountant import shown
-from common.config import RunConfig, Section
+from common.config.privacy import Positive, PrivacyConfig, Rate, Unit
+from common.config.run import RunConfig, Section
 from common.errors import TrustError
-from common.manifest import Manifest
-from common.privacy_config import Positive, PrivacyConfig, Rate, Unit
-from common.signing import public_key
+from common.messages.manifest import Manifest
+from common.messages.signing import public_key
 
 
 class PrivacyPolicy(Section):

@@ -10,10 +10,10 @@ from client.records.accountant import shown
 from client.records.ledger import ledger_of
 from client.records.spending import round_spending
 from client.trust.peers import read_pins
-from common.config import Section
-from common.manifest import Manifest
+from common.config.privacy import Unit
+from common.config.run import Section
+from common.messages.manifest import Manifest
 from common.not_covered import NOT_COVERED_LINE
-from common.privacy_config import Unit
 
 
 class NoiseCost(Section):

@@ -7,9 +7,9 @@ from client.desk.view import Viewer
 from client.desk.voice import Reply, Voice
 from client.secure.member import SecureMember
 from client.trust.signed_request import Denial
-from common.manifest import Manifest
+from common.messages.kinds import Keys, KeysRequest, Refusal, Shares, UnmaskRequest
+from common.messages.manifest import Manifest
 from common.secure_sum.statements import Unmasking, parsed
-from common.wire import Keys, KeysRequest, Refusal, Shares, UnmaskRequest
 
 
 class Assistance:

@@ -18,7 +18,7 @@ from common.errors import (
     TrustError,
     WireError,
 )
-from common.wire import RefusalCode
+from common.messages.kinds import RefusalCode
 
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 

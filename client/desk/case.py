@@ -5,17 +5,17 @@ from typing import Literal
 
 from client.desk.answers import Asked
 from client.records.audit_lines import Record
-from common.envelope import SignedRequest
-from common.printable import printable
-from common.wire import (
+from common.machine.printable import printable
+from common.messages.envelope import SignedRequest
+from common.messages.kinds import (
     EvaluateRequest,
     KeysRequest,
     QueryRequest,
     Request,
     TrainRequest,
     UnmaskRequest,
-    kind_of_request,
 )
+from common.messages.wire import kind_of_request
 
 CaseKind = Literal["query", "train", "evaluate", "keys", "unmask"]
 

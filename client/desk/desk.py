@@ -35,13 +35,13 @@ from client.home.site import SiteSettings
 from client.records.audit import AuditLog
 from client.secure.member import SecureMember
 from client.trust.signed_request import Denial, Identity, read_run_keys, verified
-from common.code_digest import site_code_digest
-from common.envelope import decode_signed_request
 from common.errors import SiteError
-from common.manifest import Manifest
-from common.record_bytes import from_bytes, to_bytes
-from common.signing import read_private_key
-from common.wire import KeysRequest, QueryRequest, RefusalCode, UnmaskRequest
+from common.messages.code_digest import site_code_digest
+from common.messages.envelope import decode_signed_request
+from common.messages.kinds import KeysRequest, QueryRequest, RefusalCode, UnmaskRequest
+from common.messages.manifest import Manifest
+from common.messages.record_bytes import from_bytes, to_bytes
+from common.messages.signing import read_private_key
 
 log = logging.getLogger(__name__)
 

@@ -37,16 +37,9 @@ from client.secure.member import SecureMember
 from client.training.state import count_layers
 from client.trust.peers import pinned_keys, read_pins
 from client.trust.signed_request import Denial
-from common.config import RunConfig
-from common.digests import text_digest
-from common.manifest import Manifest
-from common.precision import rounded
-from common.secure_sum.groups import groups_among, groups_of
-from common.secure_sum.layout import layouts
-from common.secure_sum.measures import LOSS_PARTS, metric_names
-from common.secure_sum.statements import RoundOpening, parsed
-from common.signing import PublicKey, canonical
-from common.wire import (
+from common.config.run import RunConfig
+from common.messages.digests import text_digest
+from common.messages.kinds import (
     NOT_SECURE,
     MaskedUpdate,
     Refusal,
@@ -56,6 +49,13 @@ from common.wire import (
     TrainRequest,
     Update,
 )
+from common.messages.manifest import Manifest
+from common.messages.precision import rounded
+from common.messages.signing import PublicKey, canonical
+from common.secure_sum.groups import groups_among, groups_of
+from common.secure_sum.layout import layouts
+from common.secure_sum.measures import LOSS_PARTS, metric_names
+from common.secure_sum.statements import RoundOpening, parsed
 
 Now = Callable[[], datetime]
 

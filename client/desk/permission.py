@@ -14,8 +14,8 @@ from client.records.ledger import ledger_of
 from client.records.spending import round_spending
 from client.trust.peers import read_pins
 from client.trust.signed_request import Denial
-from common.manifest import Manifest
-from common.wire import RefusalCode
+from common.messages.kinds import RefusalCode
+from common.messages.manifest import Manifest
 
 _MEGABYTE = 2**20
 

@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from client.consent.policy import Policy, Standing
 from client.desk.answers import Part
 from common.datasets.card import card_from_dict
-from common.wire import Evaluation, MaskedUpdate, SiteCard, Update
+from common.messages.kinds import Evaluation, MaskedUpdate, SiteCard, Update
 
 Release = SiteCard | Update | Evaluation  # an answer that tells something of patients
 

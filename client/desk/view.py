@@ -13,8 +13,8 @@ from client.desk.permission import Permission
 from client.home.folders import SiteHome
 from client.home.own_shard import OpenShard, OwnShard
 from client.trust.signed_request import Denial
-from common.manifest import Manifest
-from common.wire import RefusalCode
+from common.messages.kinds import RefusalCode
+from common.messages.manifest import Manifest
 
 
 @dataclass(frozen=True)

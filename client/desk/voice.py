@@ -12,11 +12,9 @@ from client.desk.case import Case, short
 from client.records.audit import AuditLog, release_fields
 from client.records.flood import Counted, Flood
 from client.trust.signed_request import Denial
-from common.envelope import decode_signed_answer, encode_signed_answer
 from common.errors import AuditError
-from common.record_bytes import from_bytes, to_bytes
-from common.signing import PrivateKey
-from common.wire import (
+from common.messages.envelope import decode_signed_answer, encode_signed_answer
+from common.messages.kinds import (
     NOT_SECURE,
     Answer,
     Evaluation,
@@ -24,8 +22,10 @@ from common.wire import (
     Refusal,
     TrainRequest,
     Update,
-    encode,
 )
+from common.messages.record_bytes import from_bytes, to_bytes
+from common.messages.signing import PrivateKey
+from common.messages.wire import encode
 
 log = logging.getLogger(__name__)
 

@@ -9,11 +9,11 @@ from datetime import datetime
 
 from client.records.ledger import Ledger
 from client.records.spending import round_spending
-from common.config import RunConfig
-from common.digests import text_digest
-from common.privacy_config import PrivacyConfig
+from common.config.privacy import PrivacyConfig
+from common.config.run import RunConfig
+from common.messages.digests import text_digest
+from common.messages.kinds import MaskedUpdate, SiteCard, Update
 from common.secure_sum.statements import MaskedNote, as_text, parsed
-from common.wire import MaskedUpdate, SiteCard, Update
 
 EPSILON, EPSILON_OF_RUN = "epsilon", "epsilon_run"  # of all runs so far; of this one
 SECONDS = "seconds"  # of a round's training

@@ -27,8 +27,7 @@ from client.home.folders import SiteHome
 from client.home.own_shard import DoorTrainer
 from client.home.site import SiteSettings
 from client.trust.signed_request import Denial
-from common.manifest import Manifest
-from common.wire import (
+from common.messages.kinds import (
     NOT_SECURE,
     PASSING_REFUSALS,
     EvaluateRequest,
@@ -40,6 +39,7 @@ from common.wire import (
     TrainRequest,
     Update,
 )
+from common.messages.manifest import Manifest
 
 log = logging.getLogger(__name__)
 

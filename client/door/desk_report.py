@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from pydantic import AwareDatetime
 
-from common.config import Section
+from common.config.run import Section
 
 
 class DeskReport(Section):

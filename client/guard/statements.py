@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from itertools import chain
 
 from common.errors import WireError
+from common.messages.kinds import Keys, MaskedUpdate, Shares
 from common.secure_sum.statements import (
     Bundle,
     MaskedNote,
@@ -18,7 +19,6 @@ from common.secure_sum.statements import (
     as_text,
     parsed,
 )
-from common.wire import Keys, MaskedUpdate, Shares
 
 _NOT_IN_FORM = "a note on the secure sum holds something that has no place there"
 

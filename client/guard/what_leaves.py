@@ -22,9 +22,7 @@ from client.guard.statements import (
     reasons_against_shares,
 )
 from client.home.own_shard import ShardCounts
-from common.layers import is_local
-from common.precision import SMALLEST_NORMAL, Precision, rounded, same_bits
-from common.wire import (
+from common.messages.kinds import (
     NOT_SECURE,
     Answer,
     EvaluateRequest,
@@ -42,6 +40,8 @@ from common.wire import (
     UnmaskRequest,
     Update,
 )
+from common.messages.precision import SMALLEST_NORMAL, Precision, rounded, same_bits
+from common.model.layers import is_local
 
 _ANSWERS: dict[type[Request], type[Answer]] = {
     QueryRequest: SiteCard,

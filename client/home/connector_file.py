@@ -5,9 +5,9 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
-from common.config import Section
+from common.config.run import Section
 from common.errors import ConfigError
-from common.yaml_file import read_yaml
+from common.files.yaml_file import read_yaml
 
 
 class ConnectorSettings(Section):

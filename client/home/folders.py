@@ -47,7 +47,7 @@ class SiteHome:
 
     @property
     def trainer_lock(self) -> Path:
-        """Held by the trainer as long as it lives (common/lock.py)."""
+        """Held by the trainer as long as it lives (common/files/lock.py)."""
         return self.trainer / "trainer.lock"
 
     @property

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from common.errors import TrustError
-from common.signing import write_secret
+from common.messages.signing import write_secret
 
 
 def make_node_key(path: Path) -> ec.EllipticCurvePrivateKey:

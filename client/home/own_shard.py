@@ -15,7 +15,14 @@ from typing import Protocol
 from common.datasets.card import card_from_dict
 from common.datasets.shard import META
 from common.errors import SiteError
-from common.wire import EvaluateRequest, Evaluation, Refusal, SiteCard, TrainRequest, Update
+from common.messages.kinds import (
+    EvaluateRequest,
+    Evaluation,
+    Refusal,
+    SiteCard,
+    TrainRequest,
+    Update,
+)
 
 log = logging.getLogger(__name__)
 

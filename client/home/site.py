@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from common.config import (
+from common.config.run import (
     Count,
     DuplicateConfig,
     FileSource,
@@ -14,7 +14,7 @@ from common.config import (
     SplitConfig,
 )
 from common.errors import ConfigError
-from common.yaml_file import read_yaml
+from common.files.yaml_file import read_yaml
 
 
 class PreparationSettings(Section):
@@ -54,7 +54,7 @@ class SiteSettings(Section):
     task: str
     labels: tuple[str, ...] | None  # None: all of the task's labels
     data: Path | None  # folder that the source's relative paths start from
-    source: FileSource  # common/config.py; phantom for trials
+    source: FileSource  # common/config/run.py; phantom for trials
     preparation: PreparationSettings
     machine: MachineSettings
     limits: LimitSettings

@@ -29,10 +29,11 @@ from client.network.pending import MAX_TRIES, Pending
 from client.network.trainer_line import AskAbandonedError, TrainerLine
 from client.standing.connector_report import Board, ConnectorReport, read_report
 from client.standing.exposition import serve_metrics
-from common.bundle import check_bundle
 from common.errors import SiteError, TrustError, WireError
-from common.record_bytes import from_bytes, to_bytes
-from common.wire import Refusal, RefusalCode, encode, refusal_code
+from common.messages.bundle import check_bundle
+from common.messages.kinds import Refusal, RefusalCode
+from common.messages.record_bytes import from_bytes, to_bytes
+from common.messages.wire import encode, refusal_code
 
 log = logging.getLogger(__name__)
 

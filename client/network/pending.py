@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from pydantic import Base64Bytes, ValidationError
 
 from client.network.fleet import Delivery
-from common.config import Section
+from common.config.run import Section
 
 log = logging.getLogger(__name__)
 

@@ -18,11 +18,11 @@ from client.home.folders import SiteHome
 from client.home.node_key import make_node_key, public_line, read_node_key
 from client.home.ownership import Owner, as_owner, give, owner_of
 from client.trust.pins import AUTHORITY, RUN_KEYS, check_same_pins, read_kit_pins
-from common.admission import Admission, write_admission
 from common.errors import ConfigError
-from common.signing import PrivateKey, read_private_key
-from common.whole_file import sync_folder, write_whole
-from common.yaml_file import read_yaml
+from common.files.whole_file import sync_folder, write_whole
+from common.files.yaml_file import read_yaml
+from common.messages.admission import Admission, write_admission
+from common.messages.signing import PrivateKey, read_private_key
 
 MAX_SOCKET_PATH_BYTES = 107  # Linux: sun_path holds 108 with the final zero
 _SHARED_FOLDER = 0o3770  # files get the folder's group; nobody removes another user's

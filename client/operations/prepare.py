@@ -12,7 +12,7 @@ from pathlib import Path
 from client.home.folders import SiteHome
 from client.home.ownership import hand_over
 from client.home.site import SiteSettings
-from common.config import (
+from common.config.run import (
     DuplicateConfig,
     EbhiSource,
     FileSource,
@@ -23,9 +23,9 @@ from common.config import (
 from common.datasets.picture_store import PictureStore, StoreDamagedError
 from common.datasets.record import Source
 from common.datasets.shard import Shard
-from common.derived_seed import derive_seed
 from common.errors import ConfigError, DataError, SiteError
-from common.lock import Lock
+from common.files.lock import Lock
+from common.machine.derived_seed import derive_seed
 from common.tasks import Task, task_named
 
 log = logging.getLogger(__name__)

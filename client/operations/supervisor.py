@@ -23,7 +23,7 @@ from typing import IO
 
 from client.home.folders import SiteHome
 from common.errors import SiteError
-from common.lock import Lock
+from common.files.lock import Lock
 
 log = logging.getLogger(__name__)
 

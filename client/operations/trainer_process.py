@@ -19,11 +19,18 @@ from client.home.folders import SiteHome
 from client.home.ownership import make_folder
 from client.home.site import SiteSettings, read_site
 from client.records.audit import AuditLog
-from common.code_digest import site_code_digest
 from common.errors import SiteError
+from common.files.lock import Lock
 from common.local_site import LocalSite
-from common.lock import Lock
-from common.wire import EvaluateRequest, Evaluation, Refusal, SiteCard, TrainRequest, Update
+from common.messages.code_digest import site_code_digest
+from common.messages.kinds import (
+    EvaluateRequest,
+    Evaluation,
+    Refusal,
+    SiteCard,
+    TrainRequest,
+    Update,
+)
 
 if TYPE_CHECKING:
     from client.training.trainer import Trainer

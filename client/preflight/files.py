@@ -11,9 +11,9 @@ from client.home.connector_file import ConnectorSettings, read_connector
 from client.home.folders import SiteHome
 from client.home.site import SiteSettings, read_site
 from client.preflight.finding import Finding, below, error, ok, warning
-from common.admission import Admission, read_admission
 from common.errors import FoveaError
-from common.signing import read_private_key
+from common.messages.admission import Admission, read_admission
+from common.messages.signing import read_private_key
 
 T = TypeVar("T")
 

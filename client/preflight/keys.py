@@ -10,9 +10,9 @@ from client.home.folders import SiteHome
 from client.home.node_key import read_node_key
 from client.preflight.finding import Finding, below, error, ok, warning
 from client.trust.signed_request import read_run_keys
-from common.certificates import read_authorities
 from common.errors import FoveaError
-from common.signing import read_private_key
+from common.messages.certificates import read_authorities
+from common.messages.signing import read_private_key
 
 
 def check_trainer_keys(home: SiteHome) -> Iterator[Finding]:

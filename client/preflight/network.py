@@ -20,8 +20,8 @@ from cryptography import x509
 
 from client.preflight.finding import Finding, error, ok, warning
 from client.preflight.keys import expiry
-from common.certificates import check_server_certificate, read_authorities
 from common.errors import FoveaError, TrustError
+from common.messages.certificates import check_server_certificate, read_authorities
 
 TIMEOUT_S = 10.0
 # Flower refuses a request stamped 5 s after its own clock or 305 s before it.

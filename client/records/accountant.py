@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 
 from client.records.spending import Spending
-from common.privacy_config import Unit
+from common.config.privacy import Unit
 
 # Width of a step of the discretised loss: at sampling rates from 0.001 on, epsilon comes out at
 # most 0.3 % too high, in half a second.

@@ -13,9 +13,9 @@ from pydantic import JsonValue
 
 from client.records.audit_lines import Record, open_log, parsed
 from client.records.chained_log import ChainedLog, ChainReport, verify_chain
-from common.digests import arrays_digest, text_digest
 from common.errors import AuditError
-from common.wire import (
+from common.messages.digests import arrays_digest, text_digest
+from common.messages.kinds import (
     Answer,
     Evaluation,
     Keys,

@@ -15,8 +15,8 @@ from pydantic import JsonValue
 
 from client.home.ownership import as_owner
 from common.errors import AuditError
-from common.signing import canonical
-from common.whole_file import read_plain
+from common.files.whole_file import read_plain
+from common.messages.signing import canonical
 
 Record = dict[str, JsonValue]
 

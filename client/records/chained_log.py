@@ -34,8 +34,8 @@ from client.records.audit_lines import (
     record_hash,
 )
 from common.errors import AuditError
-from common.signing import canonical
-from common.whole_file import sync_folder, write_whole
+from common.files.whole_file import sync_folder, write_whole
+from common.messages.signing import canonical
 
 TORN_LINE = "torn-line-set-aside"  # the event of a line that a power cut broke off
 

@@ -27,9 +27,9 @@ from client.records.audit_lines import EMPTY, Head, Record, head_path, read_head
 from client.records.chained_log import TORN_LINE, ChainedLog, ChainReport, verify_chain
 from client.records.ledger_reach import note_reach, read_reach
 from client.records.spending import Spending
-from common.config import Section
+from common.config.privacy import Unit
+from common.config.run import Section
 from common.errors import AuditError, LedgerError
-from common.privacy_config import Unit
 
 UPDATE = "update"
 

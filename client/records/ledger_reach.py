@@ -11,8 +11,8 @@ from pathlib import Path
 from client.home.ownership import as_owner, make_folder
 from client.records.audit_lines import EMPTY, Head
 from common.errors import LedgerError
-from common.signing import canonical
-from common.whole_file import read_plain, write_whole
+from common.files.whole_file import read_plain, write_whole
+from common.messages.signing import canonical
 
 _MAX_BYTES = 1024
 _REMEDY = (

@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from common.config import RunConfig, Section
-from common.privacy_config import Unit
+from common.config.privacy import Unit
+from common.config.run import RunConfig, Section
 
 Mechanism = Literal["poisson-subsampled-gaussian"]  # DP-SGD, Abadi et al. 2016, arXiv:1607.00133
 

@@ -11,9 +11,11 @@ from functools import partial
 
 from client.secure.memory import Masked, RoundMemory
 from client.trust.signed_request import Denial
-from common.config import RunConfig
+from common.config.run import RunConfig
 from common.errors import TrustError
-from common.layers import TRUNK
+from common.messages.kinds import RefusalCode, TrainRequest
+from common.messages.signing import PublicKey
+from common.model.layers import TRUNK
 from common.secure_sum.context import model_digests
 from common.secure_sum.groups import groups_of_task
 from common.secure_sum.opening import threshold
@@ -28,8 +30,6 @@ from common.secure_sum.statements import (
     verify_member_key,
     verify_round_key,
 )
-from common.signing import PublicKey
-from common.wire import RefusalCode, TrainRequest
 
 Peers = Mapping[str, PublicKey]  # other sites, as a person at this one has pinned them
 

@@ -40,8 +40,19 @@ from client.secure.memory import (
 from client.secure.round_secrets import Member, fresh_round, letters_to, mask, shares_given
 from client.trust.request_config import config_in
 from client.trust.signed_request import Denial
-from common.config import RunConfig
+from common.config.run import RunConfig
 from common.errors import ModelError, TrustError, WireError
+from common.messages.kinds import (
+    Keys,
+    KeysRequest,
+    MaskedUpdate,
+    Refusal,
+    Shares,
+    TrainRequest,
+    UnmaskRequest,
+    Update,
+)
+from common.messages.signing import PrivateKey
 from common.secure_sum.contribution import contribution
 from common.secure_sum.groups import groups_among, groups_of_task
 from common.secure_sum.masks import as_base64, from_base64, new_key
@@ -56,17 +67,6 @@ from common.secure_sum.statements import (
     parsed,
     roster_digest,
     roster_statement,
-)
-from common.signing import PrivateKey
-from common.wire import (
-    Keys,
-    KeysRequest,
-    MaskedUpdate,
-    Refusal,
-    Shares,
-    TrainRequest,
-    UnmaskRequest,
-    Update,
 )
 
 AnswerT = TypeVar("AnswerT", Keys, MaskedUpdate, Shares, None)

@@ -13,12 +13,12 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from common.config import Section
+from common.config.run import Section
 from common.errors import DataError
-from common.manifest import Digest, Slug
+from common.files.whole_file import sync_folder, write_whole
+from common.messages.manifest import Digest, Slug
 from common.secure_sum.letters import Letter
 from common.secure_sum.statements import Bundle, Key32, OpenedShares, Round, RoundKey
-from common.whole_file import sync_folder, write_whole
 
 MAX_RUNS = 16  # whose secrets are kept; of more, only how far masking came
 KEPT_ROUNDS = 2  # the one that is masked and the one before, which may still be opened

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.secure.memory import Masked, RoundMemory, RoundSecrets
-from common.config import RunConfig
+from common.config.run import RunConfig
 from common.errors import TrustError
+from common.messages.signing import PrivateKey
 from common.secure_sum.groups import groups_among, groups_of_task
 from common.secure_sum.letters import Letter, LetterPlace, opened, sealed
 from common.secure_sum.masks import (
@@ -37,7 +38,6 @@ from common.secure_sum.statements import (
     signed_member_key,
     signed_round_key,
 )
-from common.signing import PrivateKey
 
 
 @dataclass(frozen=True, eq=False)

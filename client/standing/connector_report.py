@@ -12,9 +12,9 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from common.config import Section
+from common.config.run import Section
 from common.errors import SiteError
-from common.whole_file import read_plain
+from common.files.whole_file import read_plain
 
 log = logging.getLogger(__name__)
 

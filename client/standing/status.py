@@ -18,10 +18,10 @@ from client.door.desk_report import DeskReport
 from client.home.folders import SiteHome
 from client.home.socket_file import check_length, nobody_answers
 from client.standing.connector_report import ConnectorReport, read_report
-from common.config import Section
+from common.config.run import Section
 from common.errors import LedgerError, SiteError
+from common.machine.printable import printable
 from common.not_covered import NOT_COVERED_LINE
-from common.printable import printable
 
 TRAINER_TIMEOUT_S = 2.0
 SILENT_AFTER_S = 60.0  # then the coordinator counts the site as offline

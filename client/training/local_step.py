@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.nn.utils import clip_grad_norm_
 
-from common.config import TrainConfig
+from common.config.loss import LossConfig
+from common.config.run import TrainConfig
 from common.datasets.sample import Batch
-from common.device import autocast, on_device
-from common.loss import LossParts, total_loss
-from common.loss_config import LossConfig
+from common.learning.device import autocast, on_device
+from common.learning.loss import LossParts, total_loss
 from common.model.network import Network
 from common.model.optimiser import Steps, optimiser_of, set_learning_rate
 from common.model.parameters import parameters_of
@@ -119,8 +119,8 @@ def train_together(
     """Take the steps of :func:`train_locally` as one of several processes.
 
     Each process calls this with its portion of every batch and equal parameters. Every part of
-    the loss is a mean over pictures (common/loss.py), so the mean over the whole batch is the sum
-    of the portions' means, each weighted by its share of the pictures.
+    the loss is a mean over pictures, so the mean over the whole batch is the sum of the
+    portions' means, each weighted by its share of the pictures.
     """
     started = time.monotonic()
     device = next(network.parameters()).device

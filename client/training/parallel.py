@@ -20,8 +20,8 @@ import torch
 from client.training.local_step import LocalResult, NonFiniteLossError
 from client.training.parallel_job import Group, Job, Said, as_line, read_said
 from client.training.parallel_rank import Rank
-from common.config import RunConfig
-from common.config_file import canonical_json
+from common.config.reading import canonical_json
+from common.config.run import RunConfig
 from common.errors import ConfigError, SiteError
 from common.model.network import Network
 from common.model.optimiser import Steps

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from common.config import Section
+from common.config.run import Section
 from common.errors import SiteError
 
 

@@ -20,13 +20,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from client.training.local_step import Compute, LocalResult, Portion, train_together
 from client.training.parallel_job import Group, Job, use_loopback
-from common.config import RunConfig
+from common.config.run import RunConfig
 from common.datasets.loader import batches
 from common.datasets.shard import Shard, open_shard
+from common.machine.seed import derive_seed, seed_everything
 from common.model.network import Network, build_network
 from common.model.optimiser import Steps
 from common.model.parameters import parameters_of
-from common.seed import derive_seed, seed_everything
 from common.tasks import Task
 
 

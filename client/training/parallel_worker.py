@@ -15,7 +15,7 @@ from typing import BinaryIO
 from client.training.local_step import NonFiniteLossError
 from client.training.parallel_job import Group, Job, Said, as_line
 from client.training.parallel_rank import Rank
-from common import log as logs
+from common.machine import log as logs
 
 log = logging.getLogger(__name__)
 

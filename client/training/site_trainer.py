@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from common.wire import (
+from common.messages.kinds import (
     EvaluateRequest,
     Evaluation,
     Keys,

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from common.digests import text_digest
-from common.durable import read_array_file, rename_durably, write_array_file
+from common.config.privacy import Unit
 from common.errors import RunError
-from common.privacy_config import Unit
-from common.signing import canonical
-from common.wire import Arrays
+from common.messages.digests import text_digest
+from common.messages.durable import read_array_file, rename_durably, write_array_file
+from common.messages.kinds import Arrays
+from common.messages.signing import canonical
 
 log = logging.getLogger(__name__)
 

@@ -16,26 +16,17 @@ from client.training.local_step import LocalResult, NonFiniteLossError, train_lo
 from client.training.parallel import ParallelTraining
 from client.training.state import LocalState, Making
 from client.trust.request_config import config_in
-from common.config import RunConfig
+from common.config.model import ModelConfig
+from common.config.run import RunConfig
 from common.datasets.loader import batches
 from common.datasets.shard import Shard, open_shard
-from common.device import chosen_device
-from common.digests import architecture_digest
 from common.errors import DataError, ModelError
-from common.evaluate import TaskReport, evaluate, measure, released_metrics
-from common.layers import held_by, is_local, shared
+from common.learning.device import chosen_device
+from common.learning.evaluate import TaskReport, evaluate, measure, released_metrics
 from common.local_site import LocalSite
-from common.model.arrays import array_names, read_arrays, write_arrays
-from common.model.network import Network, build_network
-from common.model.optimiser import Steps
-from common.model.parameters import parameters_of
-from common.model_config import ModelConfig
-from common.private.sampling import require_units
-from common.private.step import train_privately
-from common.schedule import steps_per_round
-from common.seed import derive_seed, seed_everything
-from common.tasks import Task
-from common.wire import (
+from common.machine.seed import derive_seed, seed_everything
+from common.messages.digests import architecture_digest
+from common.messages.kinds import (
     Arrays,
     EvaluateRequest,
     Evaluation,
@@ -46,6 +37,15 @@ from common.wire import (
     TrainRequest,
     Update,
 )
+from common.model.arrays import array_names, read_arrays, write_arrays
+from common.model.layers import held_by, is_local, shared
+from common.model.network import Network, build_network
+from common.model.optimiser import Steps
+from common.model.parameters import parameters_of
+from common.model.schedule import steps_per_round
+from common.private.sampling import require_units
+from common.private.step import train_privately
+from common.tasks import Task
 
 log = logging.getLogger(__name__)
 

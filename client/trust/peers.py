@@ -10,10 +10,10 @@ from pathlib import Path
 
 from client.home.ownership import as_owner, make_folder
 from common.errors import ConfigError, TrustError
-from common.manifest import Manifest
-from common.signing import PublicKey, public_key
-from common.whole_file import write_whole
-from common.yaml_file import read_yaml
+from common.files.whole_file import write_whole
+from common.files.yaml_file import read_yaml
+from common.messages.manifest import Manifest
+from common.messages.signing import PublicKey, public_key
 
 _HEADER = (
     "# Sites that this one adds its updates to, and the fingerprints of their keys.\n"

@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from client.home.connector_file import ConnectorSettings, read_connector
 from client.home.folders import SiteHome
 from client.home.ownership import as_owner
-from common.certificates import certificate_fingerprint, line_fingerprint, read_authorities
 from common.errors import ConfigError, TrustError
-from common.signing import public_key, write_secret
-from common.whole_file import read_plain, write_whole
+from common.files.whole_file import read_plain, write_whole
+from common.messages.certificates import certificate_fingerprint, line_fingerprint, read_authorities
+from common.messages.signing import public_key, write_secret
 
 AUTHORITY = "ca.crt"  # of a kit
 RUN_KEYS = "run-keys.pub"

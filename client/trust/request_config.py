@@ -4,7 +4,7 @@ from functools import lru_cache
 
 from pydantic import ValidationError
 
-from common.config import RunConfig
+from common.config.run import RunConfig
 from common.errors import WireError
 
 

@@ -9,12 +9,10 @@ from datetime import datetime
 from itertools import chain
 from pathlib import Path
 
-from common.config_file import canonical_json
-from common.envelope import SignedRequest
+from common.config.reading import canonical_json
 from common.errors import TrustError, WireError
-from common.manifest import Manifest, expired, open_manifest
-from common.signing import PublicKey, public_key
-from common.wire import (
+from common.messages.envelope import SignedRequest
+from common.messages.kinds import (
     NOT_SECURE,
     KeysRequest,
     QueryRequest,
@@ -23,6 +21,8 @@ from common.wire import (
     TrainRequest,
     UnmaskRequest,
 )
+from common.messages.manifest import Manifest, expired, open_manifest
+from common.messages.signing import PublicKey, public_key
 
 
 @dataclass(frozen=True)

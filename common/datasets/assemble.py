@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.config import DuplicateConfig
+from common.config.run import DuplicateConfig
 from common.datasets.card_counts import count_shard
 from common.datasets.checksums import write_checksums
 from common.datasets.duplicates import DuplicateReport, find_duplicates
+from common.datasets.preprocess import Preprocessed
 from common.datasets.reading import ReadPicture
 from common.datasets.record import Exclusion, Source
 from common.datasets.shard import EXCLUSIONS, FORMAT, META, ShardMeta
@@ -22,7 +23,6 @@ from common.datasets.shared_pictures import row_of, write_signatures
 from common.datasets.split import split_patients
 from common.datasets.staging import Staging
 from common.errors import DataError
-from common.preprocess import Preprocessed
 from common.tasks import Task
 
 CONFLICT = "equal pictures with conflicting labels"  # beside the reasons of tables and reading

@@ -13,6 +13,7 @@ PIXEL_MODULES = (
     "kept_reading.py",
     "picture_entry.py",
     "picture_size.py",
+    "preprocess.py",
     "roi_file.py",
     "sources.py",
     "window.py",
@@ -33,15 +34,14 @@ PIXEL_LIBRARIES = (
 def code_digest() -> str:
     """Return a digest of all modules that decide a shard's content."""
     here = Path(__file__).parent
-    beside = [here.parent / "preprocess.py", here.parent / "concepts.py"]
-    return _digest([*sorted(here.rglob("*.py")), *beside])
+    return _digest([*sorted(here.rglob("*.py")), here.parent / "concepts.py"])
 
 
 @cache
 def pixel_code_digest() -> str:
     """Return a digest of the modules and libraries that decide one prepared picture's pixels."""
     here = Path(__file__).parent
-    modules = _digest([*(here / name for name in PIXEL_MODULES), here.parent / "preprocess.py"])
+    modules = _digest([here / name for name in PIXEL_MODULES])
     libraries = [(name, version(name)) for name in PIXEL_LIBRARIES]
     return hashlib.sha256(repr((modules, libraries)).encode()).hexdigest()
 

@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from common.config import DuplicateConfig
+from common.config.run import DuplicateConfig
 
 DETAIL_SIDE = 32
 DETAIL_SIGMA = 1.5  # thumbnail pixels; coarser structure is anatomy that all patients share

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from common.config import EbhiSource
+from common.config.run import EbhiSource
 from common.datasets.labels import LeftOut, load_label_table
 from common.datasets.record import EVERY_POSITIVE_LABEL, Exclusion, Record, Region
 from common.datasets.sources import (

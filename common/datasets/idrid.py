@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from common.config import IdridSource
+from common.config.run import IdridSource
 from common.datasets.csv_table import read_csv
 from common.datasets.labels import LabelTable, LeftOut, load_label_table
 from common.datasets.record import EVERY_POSITIVE_LABEL, Exclusion, Record, Region
@@ -15,8 +15,8 @@ from common.datasets.sources import (
     source_path,
 )
 from common.errors import ConfigError, DataError
+from common.files.yaml_file import read_yaml
 from common.tasks import Task
-from common.yaml_file import read_yaml
 
 TWINS = "labels/idrid_twins.yaml"
 

@@ -3,14 +3,14 @@
 import hashlib
 import json
 
-from common.config import PreprocessConfig
+from common.config.run import PreprocessConfig
 from common.datasets.code_digest import pixel_code_digest
 from common.datasets.duplicates import signature
 from common.datasets.picture_entry import KeptOutline, KeptPicture
 from common.datasets.picture_store import FileState, PictureKey, PictureStore, file_state
+from common.datasets.preprocess import preprocess
 from common.datasets.record import Record, Region
 from common.datasets.sources import read_pixels
-from common.preprocess import preprocess
 
 
 def settings_digest(*, channels: int, size_px: int, config: PreprocessConfig) -> bytes:

@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from common.concepts import CONCEPTS, Concept, concepts_of, shows
 from common.datasets.record import EVERY_POSITIVE_LABEL, NO_LABEL_ASKED
 from common.errors import ConfigError
+from common.files.yaml_file import read_yaml
 from common.registry import unknown_name
 from common.tasks import TASKS, Task
-from common.yaml_file import read_yaml
 
 # Why a row's words give no target. The phrases are counted on the data card, so they name nothing.
 NO_LABEL = "no label"

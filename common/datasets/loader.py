@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from common.config import AugmentConfig
+from common.config.run import AugmentConfig
 from common.datasets.sample import Batch
 from common.datasets.shard import Shard, concept_masks, lesion_masks
+from common.datasets.transforms import EVERY_ROW, Augmentation, Warp, jitter, normalise, random_warp
 from common.errors import DataError
 from common.tasks import Task
-from common.transforms import EVERY_ROW, Augmentation, Warp, jitter, normalise, random_warp
 
 
 def batches(

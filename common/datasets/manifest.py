@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from common.config import ManifestColumns, ManifestSource
+from common.config.run import ManifestColumns, ManifestSource
 from common.datasets.csv_table import CsvTable, read_csv
 from common.datasets.labels import LabelTable, LeftOut, load_label_table
 from common.datasets.manifest_outlines import Outlines, read_outlines

@@ -3,7 +3,7 @@
 from math import isfinite
 from pathlib import Path
 
-from common.config import NihSource
+from common.config.run import NihSource
 from common.datasets.csv_table import read_csv
 from common.datasets.labels import LabelTable, LeftOut, load_label_table
 from common.datasets.record import Exclusion, Record, Region

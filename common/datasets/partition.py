@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from common.config import DuplicateConfig
+from common.config.run import DuplicateConfig
 from common.datasets.code_digest import code_digest
 from common.datasets.duplicates import DuplicateReport, Signature, find_duplicates, signature
 from common.datasets.record import Source

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from common.concepts import concepts_of, shows
-from common.config import PhantomSource
+from common.config.run import PhantomSource
 from common.datasets.phantom import PHANTOMS
 from common.datasets.phantom.case import PhantomCase, Scanner, Shortcut, scanner_for
 from common.datasets.phantom.chest import NAMES

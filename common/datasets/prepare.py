@@ -10,17 +10,17 @@ from contextlib import closing
 from pathlib import Path
 from typing import Protocol
 
-from common.config import DuplicateConfig, PreprocessConfig
+from common.config.run import DuplicateConfig, PreprocessConfig
 from common.datasets.assemble import write_shard
 from common.datasets.code_digest import code_digest
 from common.datasets.picture_store import PictureStore
+from common.datasets.preprocess import Preprocessed
 from common.datasets.reading import ReadPicture, read_all
 from common.datasets.record import Exclusion, Source
 from common.datasets.shard import FORMAT, META, Shard, open_shard, shard_fingerprint
 from common.datasets.shared_pictures import read_signatures
 from common.datasets.source_traits import at_size, identity_of
 from common.errors import DataError
-from common.preprocess import Preprocessed
 from common.tasks import Task
 
 log = logging.getLogger(__name__)

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.concepts import concept_targets, concepts_of
-from common.config import PreprocessConfig
+from common.config.run import PreprocessConfig
 from common.datasets.duplicates import Signature, signature
 from common.datasets.kept_reading import kept_or_read
 from common.datasets.picture_store import PictureStore
+from common.datasets.preprocess import Preprocessed, preprocess
 from common.datasets.record import (
     Case,
     CaseRegion,
@@ -24,7 +25,6 @@ from common.datasets.record import (
 )
 from common.datasets.source_traits import Tabled, official_split_of
 from common.errors import DataError
-from common.preprocess import Preprocessed, preprocess
 from common.tasks import Task
 
 UNUSABLE = "picture or mask cannot be used"  # beside the reasons of the source's tables

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from common.config import DuplicateConfig
+from common.config.run import DuplicateConfig
 from common.datasets.duplicates import DETAIL_SIDE, Signature, find_duplicates
 from common.datasets.record import Source
 from common.datasets.source_traits import Tabled

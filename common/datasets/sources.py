@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from common.config import FileSource
+from common.config.run import FileSource
 from common.datasets.image_file import read_image
 from common.datasets.labels import LeftOut
 from common.datasets.record import Case, CaseRegion, Exclusion, Record, Source

@@ -10,8 +10,8 @@ logit differs by -0.73; from a blurred picture they are complete.
 import torch
 from torch import Tensor
 
-from common import torchvision_ops  # noqa: F401 - must come before torchvision
 from common.errors import ExplanationError
+from common.machine import torchvision_ops  # noqa: F401 - must come before torchvision
 
 from torchvision.transforms.v2.functional import gaussian_blur  # isort: skip
 

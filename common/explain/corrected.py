@@ -17,8 +17,8 @@ from common.explain.integrated_gradients import along_path
 from common.explain.off_data import Projection, projected, slow_waves
 from common.explain.saliency import as_saliency
 from common.explain.score import Score, score_of
+from common.machine.seed import derive_seed, generator
 from common.model.network import Network
-from common.seed import derive_seed, generator
 
 NOISE_SHARE = 0.05  # of a picture's range
 SAMPLES = 4  # paths, each with steps of its own

@@ -122,7 +122,7 @@ def _is_rescaled(module: nn.Module) -> bool:
 def _any_algorithm() -> Iterator[None]:
     """Allow max_unpool2d, for which torch has no algorithm of one fixed order.
 
-    Training allows no other kind (common/seed.py), and the process may be one that has trained.
+    Training allows no other kind (machine/seed.py), and the process may be one that has trained.
     """
     was_fixed = torch.are_deterministic_algorithms_enabled()
     warns_only = torch.is_deterministic_algorithms_warn_only_enabled()

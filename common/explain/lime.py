@@ -15,8 +15,8 @@ from common.explain.baseline import blurred
 from common.explain.own_randomness import own_randomness
 from common.explain.saliency import ROUNDING, as_saliency
 from common.explain.score import Score, score_of
+from common.machine.seed import derive_seed, generator
 from common.model.network import Network
-from common.seed import derive_seed, generator
 
 SEGMENTS = 64  # about; SLIC makes as many as fit the picture
 EVALUATIONS = 256  # of the network per picture, in pairs: a drawing of segments and its opposite

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from common.seed import derive_seed
+from common.machine.seed import derive_seed
 
 
 @contextmanager

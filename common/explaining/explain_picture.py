@@ -38,11 +38,11 @@ from common.explanation.schema import (
 )
 from common.explanation.where import regions_of
 from common.explanation.written import written, written_all
+from common.machine.seed import derive_seed
 from common.metrics.geometry import cell_coverage
 from common.package.loading import LoadedModel, network_input
 from common.package.schema import TaskPackage
 from common.registry import unknown_name
-from common.seed import derive_seed
 from common.tasks import Task
 
 

@@ -15,10 +15,10 @@ from common.explaining.jobs import INDEX, Job
 from common.explaining.other_pictures import TAKEN, OtherPictures
 from common.explaining.picture_file import PreparedPicture, prepare_picture
 from common.explanation.schema import Explanation
+from common.machine.seed import derive_seed
 from common.package.loading import LoadedModel
 from common.pages.index import IndexEntry, write_index
 from common.pages.page import write_page
-from common.seed import derive_seed
 
 MOST_TRIED = 4 * TAKEN  # files that are opened to find pictures to compare with
 

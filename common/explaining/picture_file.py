@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from common.config import PreprocessConfig
+from common.config.run import PreprocessConfig
 from common.datasets.image_file import read_image
+from common.datasets.preprocess import bright_extent, fitted_size, preprocess
 from common.datasets.roi_file import read_mask
 from common.errors import DataError
 from common.explanation.anatomy import Extent, Eye
 from common.explanation.optic_disc import disc_of_mask, find_disc
-from common.preprocess import bright_extent, fitted_size, preprocess
 from common.tasks import Task
 
 

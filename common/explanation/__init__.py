@@ -1,0 +1,1 @@
+"""What an explanation says: its data first, its sentences from them."""

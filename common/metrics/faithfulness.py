@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common.errors import DataError
+from common.machine.seed import derive_seed
 from common.metrics.bootstrap import Float64Array
 from common.metrics.geometry import TIE
-from common.seed import derive_seed
 
 # Pictures (B, 3, H, W) -> (B,): a logit or a probability. Areas under a probability lie in [0, 1].
 Answer = Callable[[Tensor], Tensor]

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from common.errors import DataError
+from common.machine.seed import derive_seed
 from common.metrics.bootstrap import Float64Array
 from common.metrics.geometry import BoolArray, brightest, dilated, shifted_overlaps
-from common.seed import derive_seed
 
 PLACEMENTS = 8  # of the same shape elsewhere
 AT_ONCE = 32  # pictures of one forward pass

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import ConfigError
+from common.machine.seed import derive_seed, generator
 from common.metrics.agreement import rank_correlation
 from common.metrics.bootstrap import Float64Array
 from common.metrics.localisation import ABOVE_CHANCE, LOCALISATION_METRICS, LocalisationReport
 from common.metrics.stability import Explain, similarity
 from common.registry import unknown_name
-from common.seed import derive_seed, generator
 
 
 @dataclass(frozen=True)

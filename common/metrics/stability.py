@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from common.errors import DataError
+from common.machine.seed import generator
 from common.metrics.agreement import rank_correlation
 from common.metrics.bootstrap import Float64Array
-from common.seed import generator
 
 Explain = Callable[[Tensor], Tensor]  # pictures (B, 3, H, W) -> saliency maps (B, H, W)
 

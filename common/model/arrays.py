@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from common.errors import ModelError
-from common.wire import Arrays
+from common.messages.kinds import Arrays
 
 
 def array_names(network: nn.Module) -> list[str]:

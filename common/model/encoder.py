@@ -3,7 +3,7 @@
 The only file that knows timm.
 """
 
-import common.torchvision_ops  # isort: skip  # noqa: F401 - before timm, which imports torchvision
+import common.machine.torchvision_ops  # isort: skip  # noqa: F401 - before timm, which imports torchvision
 
 from typing import cast
 
@@ -13,9 +13,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 
+from common.config.model import EncoderConfig
 from common.errors import ModelError
 from common.model.weights import WeightsKind, kind_of
-from common.model_config import EncoderConfig
 from common.registry import unknown_name
 
 _SIDE_PX = 64  # of the picture of zeros that tells channels and strides

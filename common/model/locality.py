@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from common.config.model import EncoderConfig
 from common.errors import ModelError
 from common.model.encoder import Encoder
-from common.model_config import EncoderConfig
 
 _DRAWS = 6  # of random weights, over which the place a token looks at is averaged
 

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from common.config.model import ModelConfig
 from common.errors import ModelError
+from common.machine.seed import derive_seed
 from common.model.concepts import ConceptHead, nothing
 from common.model.encoder import Encoder
 from common.model.evidence import EvidenceHead, Thresholds
 from common.model.locality import Locality, leak, require_local
 from common.model.transformer import Transformer, at_least_single
 from common.model.weights import WeightsKind, kind_of, load_weights
-from common.model_config import ModelConfig
 from common.registry import unknown_name
-from common.seed import derive_seed
 from common.tasks import TASKS, Task
 
 log = logging.getLogger(__name__)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch.nn import Parameter
 
-from common.config import TrainConfig
-from common.layers import is_of_concepts
-from common.schedule import learning_rate_factor
+from common.config.run import TrainConfig
+from common.model.layers import is_of_concepts
+from common.model.schedule import learning_rate_factor
 
 
 @dataclass(frozen=True)

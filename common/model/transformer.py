@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from common.model_config import TransformerConfig
+from common.config.model import TransformerConfig
 
 
 def at_least_single(values: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""A model that is used outside its run: preparation, calibration, lineage, ONNX."""

@@ -9,8 +9,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from common.errors import ModelError
+from common.files.whole_file import read_plain
 from common.package.schema import MODEL_FILE
-from common.whole_file import read_plain
 
 _HEADER_BYTES = 2**24  # names, shapes and places of the arrays: some hundred bytes each
 

@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import JsonValue
 
-from common.digests import text_digest
-from common.signing import canonical
+from common.messages.digests import text_digest
+from common.messages.signing import canonical
 
 DIGEST_FIELD = "digest"
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.derived_seed import derive_seed
+from common.machine.derived_seed import derive_seed
 from common.metrics.novelty import (
     FEWEST_PATIENTS,
     Familiar,

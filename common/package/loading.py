@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from common.datasets.transforms import normalise
 from common.errors import ConfigError, ModelError
 from common.metrics.novelty import Familiar
 from common.model.arrays import array_names, write_arrays
@@ -29,7 +30,6 @@ from common.package.schema import (
 from common.package.writing import MEAN, WHITENING
 from common.registry import unknown_name
 from common.tasks import TASKS, Task, task_named
-from common.transforms import normalise
 
 _PLACES = (Path(), Path(PACKAGE_FOLDER), Path("model", PACKAGE_FOLDER))
 

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from common.datasets.transforms import normalise
 from common.errors import ModelError
+from common.files.whole_file import write_whole
 from common.model.network import Network, Output
 from common.package.loading import LoadedModel
 from common.package.onnx_model import FORMAT, PICTURES, OnnxAbout, Outputs, opened
 from common.tasks import Task
-from common.transforms import normalise
-from common.whole_file import write_whole
 
 if TYPE_CHECKING:
     from onnx import FunctionProto, GraphProto, ModelProto

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
-from common.config import PreprocessConfig, Section
+from common.config.run import PreprocessConfig, Section
 from common.errors import ModelError
 from common.tasks import TargetKind
 

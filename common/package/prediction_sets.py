@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from common.derived_seed import derive_seed
+from common.machine.derived_seed import derive_seed
 from common.metrics.bootstrap import Float64Array
 from common.metrics.conformal import answer_sets, fewest_pictures, one_per_patient, threshold
 from common.package.answers import (

@@ -5,9 +5,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from common.errors import ModelError
+from common.files.whole_file import read_plain
 from common.package.digest import package_digest
 from common.package.schema import ModelPackage
-from common.whole_file import read_plain
 
 _LARGEST_BYTES = 2**24  # a model.json has some ten thousand
 

@@ -7,8 +7,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from common.config import PreprocessConfig, Section
-from common.model_config import ModelConfig
+from common.config.model import ModelConfig
+from common.config.run import PreprocessConfig, Section
 
 FORMAT: Literal[1] = 1
 MODEL_FILE = "model.json"

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from common.loss_config import LossConfig
+from common.config.loss import LossConfig
 from common.metrics.bootstrap import Float64Array
 from common.tasks import Task
 

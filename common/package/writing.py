@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
 
+from common.config.model import ModelConfig
 from common.errors import DataError
-from common.layers import TRUNK, group_of
+from common.files.whole_file import sync_folder, write_whole
+from common.messages.kinds import Arrays
 from common.metrics.novelty import Familiar
 from common.model.arrays import array_names, read_arrays
+from common.model.layers import TRUNK, group_of
 from common.model.network import Network
-from common.model_config import ModelConfig
 from common.package.digest import package_digest
 from common.package.schema import (
     FLAVOUR_FILES,
@@ -24,8 +26,6 @@ from common.package.schema import (
     WEIGHTS_FILE,
     ModelPackage,
 )
-from common.whole_file import sync_folder, write_whole
-from common.wire import Arrays
 
 MEAN, WHITENING = "mean", "whitening"  # per task: ``retina/mean``
 

@@ -1,0 +1,1 @@
+"""Pages that people open: self-contained HTML made from the JSON beside it."""

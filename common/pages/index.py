@@ -7,9 +7,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from common.errors import DataError
+from common.files.whole_file import write_whole
 from common.pages.answer import SUPPORT, standing
 from common.pages.page import whole_page
-from common.whole_file import write_whole
 
 
 @dataclass(frozen=True)

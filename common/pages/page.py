@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.explanation.schema import Explanation
+from common.files.whole_file import write_whole
 from common.pages.answer import SUPPORT, answer
 from common.pages.colours import COVER_EXPONENT, VIRIDIS
 from common.pages.figures import capital
@@ -24,7 +25,6 @@ from common.pages.review_form import review_form
 from common.pages.sheet import Sheet
 from common.pages.trust import trust
 from common.pages.viewer import viewer
-from common.whole_file import write_whole
 
 STYLE_FILE = Path(__file__).with_name("style.css")
 SCRIPT_FILES = tuple(Path(__file__).with_name(name) for name in ("drawing.js", "page.js"))

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from common.errors import DataError
-from common.whole_file import read_plain
+from common.files.whole_file import read_plain
 
 FORMAT: Literal[1] = 1
 Answer = Literal["yes", "partly", "no", "cannot tell"]

@@ -1,0 +1,1 @@
+"""Training with noise: per-patient gradients, clipped, checked against a loop."""

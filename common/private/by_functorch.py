@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
+from common.config.loss import LossConfig
 from common.datasets.sample import Batch
-from common.loss import sample_losses
-from common.loss_config import LossConfig
+from common.learning.loss import sample_losses
 from common.model.network import Network
 from common.model.parameters import parameters_of
 from common.private.unit_batch import UnitBatch, UnitGradients

@@ -9,9 +9,9 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from common.config.loss import LossConfig
 from common.errors import ModelError
-from common.loss import sample_losses
-from common.loss_config import LossConfig
+from common.learning.loss import sample_losses
 from common.model.network import Network
 from common.model.parameters import parameters_of
 from common.private.unit_batch import UnitBatch, UnitGradients, mean_per_unit

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import torch
 
-from common.loss import sample_losses
-from common.loss_config import LossConfig
+from common.config.loss import LossConfig
+from common.learning.loss import sample_losses
 from common.model.network import Network
 from common.model.parameters import parameters_of
 from common.private.unit_batch import UnitBatch, UnitGradients, rows_of

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
-from common.config import RunConfig
+from common.config.loss import LossConfig
+from common.config.run import RunConfig
 from common.datasets.sample import Batch
 from common.errors import ModelError
-from common.loss_config import LossConfig
 from common.model.network import Network
 from common.private.gradients import METHODS, Method
 from common.private.unit_batch import UnitBatch

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.config.loss import LossConfig
 from common.datasets.sample import Batch
-from common.loss_config import LossConfig
 from common.model.network import Network
 from common.model.parameters import parameters_of
 from common.private.by_functorch import gradients_by_functorch

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from common.config.privacy import PrivacyConfig, Unit
 from common.datasets.shard import Shard
 from common.errors import DataError
-from common.privacy_config import PrivacyConfig, Unit
 from common.private.secure_random import SecureRandom
 
 Pictures = NDArray[np.int64]  # indices into a shard

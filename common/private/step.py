@@ -13,21 +13,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from common.config import RunConfig
+from common.config.privacy import PrivacyConfig
+from common.config.run import RunConfig
 from common.datasets.loader import make_batch
 from common.datasets.sample import Batch
 from common.datasets.shard import Shard
-from common.device import on_device
+from common.datasets.transforms import Augmentation
+from common.learning.device import on_device
 from common.model.network import Network
 from common.model.optimiser import Steps, optimiser_of, set_learning_rate
 from common.model.parameters import parameters_of
-from common.privacy_config import PrivacyConfig
 from common.private.check import require_exact_gradients
 from common.private.gradients import clipped_sum
 from common.private.sampling import Pictures, draw_units, units_of
 from common.private.secure_random import SecureRandom
 from common.tasks import Task
-from common.transforms import Augmentation
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from common.config.loss import LossConfig
 from common.datasets.sample import Batch
-from common.loss_config import LossConfig
 from common.model.network import Network
 from common.tasks import Task
 
@@ -33,7 +33,7 @@ class GradientMethod(Protocol):
         """Yield each unit's gradient once, of some units at a time, in any order.
 
         A unit's gradient is that of the mean of its pictures' losses
-        (``common.loss.sample_losses``). It covers the parameters of ``parameters_of``, zeros where
+        (``sample_losses``). It covers the parameters of ``parameters_of``, zeros where
         the loss does not depend on one. The network is left as it was, in the mode it was.
         """
 

@@ -1,0 +1,1 @@
+"""Sums under masks (Bonawitz et al. 2017): keys, masks, shares, opening."""

@@ -1,9 +1,9 @@
 """The context of a round: what its sites are asked alike, from the model that they are sent."""
 
-from common.digests import arrays_digest
-from common.layers import group_of
+from common.messages.digests import arrays_digest
+from common.messages.kinds import Arrays
+from common.model.layers import group_of
 from common.secure_sum.statements import RoundContext
-from common.wire import Arrays
 
 
 def round_context(

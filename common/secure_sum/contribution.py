@@ -6,9 +6,10 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from common.config import RunConfig
+from common.config.run import RunConfig
 from common.errors import DataError, WireError
-from common.layers import TRUNK
+from common.messages.kinds import Metrics, Update
+from common.model.layers import TRUNK
 from common.secure_sum.layout import (
     CLIPPED,
     FLOOR_JUDGED,
@@ -23,7 +24,6 @@ from common.secure_sum.layout import (
     sum_of,
 )
 from common.secure_sum.measures import LOSS_PARTS, metric_names
-from common.wire import Metrics, Update
 
 
 def contribution(

@@ -2,8 +2,8 @@
 
 from collections.abc import Collection
 
-from common.config import RunConfig
-from common.layers import TRUNK, is_local
+from common.config.run import RunConfig
+from common.model.layers import TRUNK, is_local
 
 
 def groups_of(config: RunConfig) -> dict[str, tuple[str, ...]]:

@@ -24,13 +24,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from common.config import RunConfig
+from common.config.run import RunConfig
 from common.errors import ConfigError, WireError
-from common.layers import TRUNK, group_of, shared
+from common.messages.kinds import Arrays
+from common.model.layers import TRUNK, group_of, shared
 from common.secure_sum.fixed_point import LARGEST_SUM, FixedPoint
 from common.secure_sum.groups import groups_of, groups_of_task
 from common.secure_sum.measures import LOSS_BOUND, LOSS_PARTS, metric_bound, metric_names
-from common.wire import Arrays
 
 WEIGHT = "weight"  # pictures, at most max_examples; 1 where all sites weigh alike
 PICTURES = "pictures"  # all of them

@@ -14,12 +14,12 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from pydantic import ValidationError
 
-from common.config import Section
+from common.config.run import Section
 from common.errors import TrustError
-from common.manifest import Digest, RunName, Slug
+from common.messages.manifest import Digest, RunName, Slug
+from common.messages.signing import canonical
 from common.secure_sum.masks import as_base64, derived
 from common.secure_sum.statements import Round, Share
-from common.signing import canonical
 
 _PURPOSE = "fovea secure sum letter v1"
 _NONCE_BYTES = 12

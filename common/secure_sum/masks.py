@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
 from common.errors import TrustError
-from common.signing import canonical
+from common.messages.signing import canonical
 
 KEY_BYTES = 32
 

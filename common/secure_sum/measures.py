@@ -3,12 +3,12 @@
 Sites that are summed must agree on every place of the vector, also where one has nothing to put.
 """
 
-from common.config import RunConfig
+from common.config.run import RunConfig
 from common.metrics.binary import METRICS
 from common.metrics.grading import GRADE_METRICS
 from common.metrics.localisation import ABOVE_CHANCE, LOCALISATION_METRICS
 
-# Of common.loss.LossParts.
+# Of common.learning.loss.LossParts.
 LOSS_PARTS = ("total", "classification", "attention", "saliency", "concept")
 LOSS_PREFIX = "loss_"  # of a loss part, among the metrics of an evaluation
 

@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import AggregationError, TrustError
-from common.layers import TRUNK
+from common.messages.kinds import MaskedSums
+from common.messages.signing import canonical
+from common.model.layers import TRUNK
 from common.secure_sum.masks import (
     MaskPlace,
     agreed,
@@ -21,8 +23,6 @@ from common.secure_sum.masks import (
 )
 from common.secure_sum.shamir import coefficients, combine, without_check
 from common.secure_sum.statements import OpenedShares, RoundOpening, roster_digest
-from common.signing import canonical
-from common.wire import MaskedSums
 
 MASK_KEY = "mask key"  # kinds of shared secrets
 SELF_SEED = "self seed"

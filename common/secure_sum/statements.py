@@ -20,11 +20,11 @@ from typing import Annotated, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
-from common.config import Section
-from common.digests import text_digest
+from common.config.run import Section
 from common.errors import WireError
-from common.manifest import Digest, RunName, Slug
-from common.signing import PrivateKey, PublicKey, canonical
+from common.messages.digests import text_digest
+from common.messages.manifest import Digest, RunName, Slug
+from common.messages.signing import PrivateKey, PublicKey, canonical
 
 MEMBER_PURPOSE = "fovea secure sum member v1"
 ROUND_PURPOSE = "fovea secure sum round v1"

@@ -1,0 +1,1 @@
+"""Studies that answer one question each: looks, explanations, attacks."""

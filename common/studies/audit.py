@@ -17,7 +17,7 @@ from typing import Literal, TypeVar
 import numpy as np
 import torch
 
-from common.seed import derive_seed
+from common.machine.seed import derive_seed
 from common.studies.audit_canary import CanaryResult, Mechanism, audit_canaries
 from common.studies.audit_config import AuditConfig, NoiseConfig, run_of
 from common.studies.audit_membership import (

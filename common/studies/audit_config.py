@@ -6,12 +6,12 @@ from typing import Annotated, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
-from common.config import RunConfig
-from common.config_file import load_config
+from common.config.model import ModelConfig
+from common.config.privacy import PrivacyConfig
+from common.config.reading import load_config
+from common.config.run import RunConfig
 from common.errors import ConfigError
-from common.model_config import ModelConfig
-from common.privacy_config import PrivacyConfig
-from common.yaml_file import read_yaml
+from common.files.yaml_file import read_yaml
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Chance = Annotated[float, Field(gt=0, lt=1)]

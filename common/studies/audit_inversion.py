@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from common.datasets.transforms import normalise
 from common.errors import ConfigError
 from common.model.network import Network
 from common.model.transformer import Block, Transformer
 from common.studies.audit_config import InversionConfig
 from common.studies.audit_updates import Observed
-from common.transforms import normalise
 
 _BLOCK = "trunk.transformer.blocks"
 _RIDGE = 1e-12  # of a least squares problem's mean diagonal

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from common.config import RunConfig
-from common.loss import sample_losses, total_loss
+from common.config.run import RunConfig
+from common.learning.loss import sample_losses, total_loss
+from common.machine.seed import derive_seed
 from common.model.network import Network, build_network, probabilities
 from common.model.parameters import parameters_of
 from common.private.check import require_exact_gradients
@@ -24,7 +25,6 @@ from common.private.gradients import clipped_sum
 from common.private.sampling import Pictures, draw_units
 from common.private.secure_random import SecureRandom
 from common.private.step import release_mean
-from common.seed import derive_seed
 from common.studies.audit_config import MembershipConfig, NoiseConfig
 from common.studies.audit_pictures import Patients, batch_of
 from common.tasks import Task

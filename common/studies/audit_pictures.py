@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.config import PhantomSource, RunConfig
+from common.config.run import PhantomSource, RunConfig
 from common.datasets.phantom_source import open_phantom
 from common.datasets.sample import Batch
+from common.datasets.transforms import normalise
 from common.errors import ConfigError
 from common.model.network import Network
-from common.transforms import normalise
 
 
 @dataclass(frozen=True)

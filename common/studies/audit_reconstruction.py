@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-from common.config import RunConfig
+from common.config.run import RunConfig
+from common.machine.seed import derive_seed
 from common.model.network import Network, build_network
-from common.seed import derive_seed
 from common.studies.audit_config import AuditConfig, run_of
 from common.studies.audit_inversion import reconstruct
 from common.studies.audit_pictures import Patients, draw_patients

@@ -9,8 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from common.config import RunConfig, TrainConfig
-from common.loss import total_loss
+from common.config.run import RunConfig, TrainConfig
+from common.learning.loss import total_loss
+from common.messages.kinds import Update
 from common.model.arrays import array_names, read_arrays
 from common.model.network import Network
 from common.model.optimiser import optimiser_of
@@ -24,7 +25,6 @@ from common.secure_sum.masks import MaskPlace, add_pair_mask, add_self_mask
 from common.studies.audit_config import NoiseConfig
 from common.studies.audit_pictures import Patients, batch_of
 from common.tasks import Task
-from common.wire import Update
 
 Gradient = Mapping[str, Tensor]  # parameter → gradient
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import FoveaError
-from common.evaluate import evaluate, measure
 from common.explain import EXPLAINERS, Explainer
+from common.files.whole_file import write_whole
+from common.learning.evaluate import evaluate, measure
 from common.model.arrays import array_names, read_arrays
 from common.model.network import Network
 from common.package.loading import LoadedModel, open_package
@@ -24,13 +25,12 @@ from common.studies.explanations_sets import PreparedSet, by_logit, cases_of, pr
 from common.studies.explanations_subject import Subject, subject_of
 from common.studies.explanations_tables import markdown
 from common.studies.explanations_training import trained_network
-from common.whole_file import write_whole
 
 JSON_FILE = "explanations.json"
 TABLE_FILE = "explanations.md"
 ROWS_FILE = "rows.jsonl"
 _COMMON = Path(__file__).parents[1]
-_TRAINING_CODE = ("loss.py", "transforms.py", "model/*.py", "datasets/loader.py",
+_TRAINING_CODE = ("learning/loss.py", "datasets/transforms.py", "model/*.py", "datasets/loader.py",
                   "studies/explanations_training.py")  # fmt: skip
 _MEASURING_CODE = ("explain/*.py", "metrics/*.py", "model/*.py",
                    "studies/explanations_[ms]*.py")  # fmt: skip

@@ -5,9 +5,9 @@ from typing import Annotated, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from common.config import FileSource, Section
+from common.config.run import FileSource, Section
 from common.errors import ConfigError
-from common.yaml_file import read_yaml
+from common.files.yaml_file import read_yaml
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(gt=0)]

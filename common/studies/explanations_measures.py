@@ -11,6 +11,7 @@ from common.errors import ExplanationError
 from common.explain import Explainer
 from common.explain.asking import answer_of, bound, in_batches
 from common.explain.baseline import blurred
+from common.machine.seed import derive_seed
 from common.metrics.agreement import agreement
 from common.metrics.bootstrap import Float64Array
 from common.metrics.estimate import Estimate, finite_or_none
@@ -23,7 +24,6 @@ from common.metrics.localisation import (
 )
 from common.metrics.sanity import Sanity, all_random, bar_verdict, cascade, layers_from_head
 from common.metrics.stability import between_pictures, reproducibility, stability
-from common.seed import derive_seed
 from common.studies.explanations_results import Row, SanityFigures, StageFigures
 from common.studies.explanations_sets import by_logit
 from common.studies.explanations_subject import Subject

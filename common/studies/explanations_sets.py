@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from common.config import DuplicateConfig, PreprocessConfig, RunConfig
-from common.config_file import canonical_json, load_config
+from common.config.reading import canonical_json, load_config
+from common.config.run import DuplicateConfig, PreprocessConfig, RunConfig
 from common.datasets.prepare import prepare_shard
 from common.datasets.shard import Shard, lesion_masks
 from common.datasets.sources import open_source
 from common.datasets.views import JoinedSource
 from common.errors import ConfigError, DataError
+from common.machine.seed import derive_seed
 from common.package.schema import TaskPackage
 from common.registry import unknown_name
-from common.seed import derive_seed
 from common.studies.explanations_config import SetConfig
 from common.tasks import Task, task_named
 

@@ -13,13 +13,13 @@ from common.explain import Explainer
 from common.explain.asking import answer_of, bound, in_batches
 from common.explain.baseline import blurred
 from common.explain.score import score_of
+from common.machine.seed import derive_seed
 from common.metrics.bootstrap import Float64Array
 from common.metrics.estimate import Estimate
 from common.metrics.faithfulness import curves_in_order, random_ranks
 from common.metrics.mean_estimate import mean_estimate
 from common.metrics.region_drop import RegionDrop, region_drop
 from common.model.network import Network
-from common.seed import derive_seed
 from common.studies.explanations_config import ExplanationsConfig
 from common.studies.explanations_sets import MeasuredCase, PreparedSet, by_logit
 

@@ -7,12 +7,12 @@ from safetensors.torch import save_file
 
 from common.datasets.loader import batches
 from common.errors import DataError, ModelError
-from common.loss import total_loss
+from common.learning.loss import total_loss
+from common.machine.seed import derive_seed
 from common.model.network import Network, build_network
 from common.model.optimiser import Steps, optimiser_of, set_learning_rate
 from common.model.parameters import parameters_of
 from common.model.weights import load_weights
-from common.seed import derive_seed
 from common.studies.explanations_sets import PreparedSet
 
 

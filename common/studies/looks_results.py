@@ -50,7 +50,11 @@ def plan_digest(run: Run, scenario: ScenarioConfig, config: LooksConfig) -> str:
 def _code() -> str:
     """Return a digest of the code that decides a network: after a change it is trained anew."""
     root = Path(__file__).parent.parent
-    files = [root / "loss.py", *(root / "model").glob("*.py"), *(root / "studies").glob("*.py")]
+    files = [
+        root / "learning" / "loss.py",
+        *(root / "model").glob("*.py"),
+        *(root / "studies").glob("*.py"),
+    ]
     digest = hashlib.sha256()
     for path in sorted(files):
         digest.update(path.read_bytes())

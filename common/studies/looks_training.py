@@ -8,13 +8,13 @@ import torch
 import yaml
 from pydantic import JsonValue, ValidationError
 
+from common.config.loss import LossConfig
+from common.config.model import ModelConfig
 from common.datasets.sample import Batch
 from common.errors import ConfigError
-from common.loss import total_loss
-from common.loss_config import LossConfig
+from common.learning.loss import total_loss
+from common.machine.seed import derive_seed
 from common.model.network import Network, build_network
-from common.model_config import ModelConfig
-from common.seed import derive_seed
 from common.studies.looks_config import SaliencyConfig, ScenarioConfig, VariantConfig
 from common.studies.looks_measures import colour
 from common.studies.looks_phantom import Phantoms, cell_coverage, make_phantoms

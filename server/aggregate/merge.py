@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import AggregationError
-from common.wire import Arrays, Update
+from common.messages.kinds import Arrays, Update
 from server.aggregate import Aggregation
 
 

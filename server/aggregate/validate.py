@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from common.wire import Update
+from common.messages.kinds import Update
 
 Shapes = Mapping[str, tuple[int, ...]]
 

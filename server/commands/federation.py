@@ -56,7 +56,7 @@ def admit(admission: Path, home: CoordinatorHome) -> None:
     Compare its fingerprints by telephone first: from now on its keys stand for the hospital.
     Needs `fovea serve` running. The same file again changes nothing.
     """
-    from common.admission import read_admission  # noqa: PLC0415
+    from common.messages.admission import read_admission  # noqa: PLC0415
     from server.operations.admitted import admit as take_in  # noqa: PLC0415
     from server.operations.flower_control import control_of  # noqa: PLC0415
 
@@ -177,7 +177,7 @@ def serve(json_log: bool, home: CoordinatorHome) -> None:
     else. When the SuperLink dies it is started again; runs that it was running show as interrupted
     in `fovea runs` and go on with `fovea resume`.
     """
-    from common.log import configure  # noqa: PLC0415
+    from common.machine.log import configure  # noqa: PLC0415
     from server.operations.serve import serve as keep_running  # noqa: PLC0415
 
     configure(level=logging.INFO, as_json=json_log, stream=sys.stderr)

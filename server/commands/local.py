@@ -41,7 +41,7 @@ def simulate(
     3 the run is partial, 4 the run failed.
     """
     console = Console(stderr=as_json)
-    from common.config_file import load_config  # noqa: PLC0415 - the whole schema
+    from common.config.reading import load_config  # noqa: PLC0415 - the whole schema
     from server.planning.compatibility import refuse_conflicts  # noqa: PLC0415 - likewise
 
     try:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from common.errors import DataError, RunError
-from common.printable import printable
+from common.machine.printable import printable
 from server.commands.failing import EXIT_PARTIAL, failing_plainly
 
 if TYPE_CHECKING:

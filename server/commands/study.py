@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rich.progress import TaskID
 
-    from common.config import RunConfig
+    from common.config.run import RunConfig
     from common.studies.audit import Progress as AuditProgress
     from common.studies.audit_config import AuditConfig
     from common.studies.audit_results import Check, Findings

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from flwr.common.constant import ErrorCode
 
-from common.wire import Refusal, RefusalCode
+from common.messages.kinds import Refusal, RefusalCode
 from server.exchange.participation import Outcome
 
 FIRST_PAUSE_S = 1.0  # before a site that cannot just now is asked again; doubles each time

@@ -12,7 +12,7 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from common.errors import TrustError, WireError
-from common.wire import (
+from common.messages.kinds import (
     Evaluation,
     Keys,
     MaskedUpdate,

@@ -15,7 +15,7 @@ from flwr.serverapp import Grid
 
 from common.datasets.card import card_from_dict
 from common.errors import DataError, RunError
-from common.wire import (
+from common.messages.kinds import (
     NOT_SECURE,
     PASSING_REFUSALS,
     EvaluateRequest,

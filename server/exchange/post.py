@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from common.record_bytes import payload_bytes
-from common.wire import Release, Request
+from common.messages.kinds import Release, Request
+from common.messages.record_bytes import payload_bytes
 from server.exchange.sealing import Sealing
 from server.exchange.traffic import Traffic
 

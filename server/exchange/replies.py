@@ -4,9 +4,9 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from common.layers import shared
-from common.precision import Precision
-from common.wire import MaskedUpdate, Refusal, SiteCard, TrainRequest, Update
+from common.messages.kinds import MaskedUpdate, Refusal, SiteCard, TrainRequest, Update
+from common.messages.precision import Precision
+from common.model.layers import shared
 from server.aggregate.validate import objection
 from server.exchange.awaited import NoAnswer
 from server.exchange.participation import Outcome, Reply

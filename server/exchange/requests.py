@@ -6,11 +6,11 @@ held once, however many sites there are.
 
 from collections.abc import Collection, Mapping
 
-from common.config import RunConfig
-from common.config_file import canonical_json
-from common.layers import held_by
-from common.schedule import steps_per_round
-from common.wire import Arrays, EvaluateRequest, SiteCard, TrainRequest
+from common.config.reading import canonical_json
+from common.config.run import RunConfig
+from common.messages.kinds import Arrays, EvaluateRequest, SiteCard, TrainRequest
+from common.model.layers import held_by
+from common.model.schedule import steps_per_round
 from server.exchange.site_config import told
 from server.strategies import TrainPlan
 

@@ -5,11 +5,12 @@ from typing import Protocol
 
 from flwr.app import RecordDict
 
-from common.digests import text_digest
-from common.envelope import decode_signed_answer, encode_signed_request, sign_request
-from common.manifest import SignedManifest
-from common.signing import PrivateKey, PublicKey
-from common.wire import AnswerT, Refusal, Request, decode_answer, encode
+from common.messages.digests import text_digest
+from common.messages.envelope import decode_signed_answer, encode_signed_request, sign_request
+from common.messages.kinds import AnswerT, Refusal, Request
+from common.messages.manifest import SignedManifest
+from common.messages.signing import PrivateKey, PublicKey
+from common.messages.wire import decode_answer, encode
 
 
 class Sealing(Protocol):

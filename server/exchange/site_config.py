@@ -1,6 +1,6 @@
 """What sites are told of the run's configuration: what they train by and approve, and no more."""
 
-from common.config import FederationConfig, PoolSource, ReferenceConfig, RunConfig
+from common.config.run import FederationConfig, PoolSource, ReferenceConfig, RunConfig
 from common.secure_sum.groups import groups_of
 
 # In place of every source: where pictures lie is the affair of those who prepare them.

@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from platform import python_version
 
-from common.concept_evaluation import ConceptReport
-from common.config import PhantomSource, RunConfig
-from common.evaluate import TaskReport
-from common.layers import TRUNK, is_local
+from common.config.run import PhantomSource, RunConfig
+from common.learning.concept_evaluation import ConceptReport
+from common.learning.evaluate import TaskReport
+from common.messages.kinds import Metrics
 from common.metrics.estimate import finite_or_none
+from common.model.layers import TRUNK, is_local
 from common.not_covered import NOT_COVERED
 from common.secure_sum.layout import Measure
-from common.wire import Metrics
 from server.exchange.participation import Outcome
 from server.measuring.central_eval import CentralResult
 from server.measuring.explanation_entries import explanation_entry

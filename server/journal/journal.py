@@ -6,12 +6,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from common.config import PhantomSource, RunConfig
-from common.config_file import config_digest
+from common.config.reading import config_digest
+from common.config.run import PhantomSource, RunConfig
 from common.datasets.card import DataCard, card_from_dict
 from common.errors import FoveaError
+from common.messages.kinds import Metrics, SiteCard
 from common.package.schema import MODEL_FILE
-from common.wire import Metrics, SiteCard
 from server.exchange.participation import Status
 from server.journal.entries import (
     floor_before,

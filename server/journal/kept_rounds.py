@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
-from common.durable import read_array_file, write_array_file
 from common.errors import RunError
+from common.messages.durable import read_array_file, write_array_file
 from server.measuring.overlays import OverlayMap
 from server.record.summary import FloorEntry, RoundEntry
 

@@ -23,7 +23,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from PIL import Image
 
-from common.config import RunConfig
+from common.config.run import RunConfig
 from common.errors import RunError
 from server.journal.metric_names import (
     evaluation_metrics,

@@ -8,14 +8,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from common.config import RunConfig
+from common.config.run import RunConfig
 from common.datasets.shard import Shard
 from common.errors import ConfigError
-from common.evaluate import TaskPredictions, TaskReport, evaluate, measure
+from common.learning.evaluate import TaskPredictions, TaskReport, evaluate, measure
+from common.messages.kinds import Arrays
 from common.model.arrays import write_arrays
 from common.model.network import Network
 from common.tasks import Task
-from common.wire import Arrays
 from server.measuring.explanation_pictures import Seen, extreme_choices
 from server.measuring.explanation_watch import ExplanationWatch, WatchReport
 from server.measuring.overlay_cases import Choice, choose_cases, overlay_case, overlay_map

@@ -7,7 +7,7 @@ where there are too few patients for an interval there is no alarm, which the nu
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from common.config import AlarmConfig
+from common.config.run import AlarmConfig
 from common.metrics.estimate import Estimate
 from server.measuring.explanation_places import BORDER, IN_WORDS, MARKER, OUTSIDE
 from server.record.class_words import in_words

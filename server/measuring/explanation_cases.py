@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.datasets.shard import Shard, lesion_masks
-from common.seed import derive_seed
+from common.machine.seed import derive_seed
 from common.tasks import Task
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from common.config import RunConfig
+from common.config.run import RunConfig
 from common.datasets.shard import Shard
 from common.model.network import Network
 from server.measuring.central_eval import PART

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 
-from common.config import RunConfig
+from common.config.run import RunConfig
 from common.metrics.estimate import Estimate, finite_or_none
 from server.measuring.central_eval import CentralResult
 from server.measuring.explanation_closing import ClosingReport

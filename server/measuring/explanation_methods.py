@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from common.config import EvaluationConfig, RunConfig
+from common.config.run import EvaluationConfig, RunConfig
 from common.datasets.shard import Shard
 from common.errors import ExplanationError
 from common.explaining.breakdown import breakdown
+from common.machine.seed import derive_seed
 from common.metrics.estimate import Estimate, finite_or_none
 from common.metrics.localisation import (
     ABOVE_CHANCE,
@@ -23,7 +24,6 @@ from common.metrics.localisation import (
 )
 from common.metrics.mean_estimate import mean_estimate
 from common.model.network import Network
-from common.seed import derive_seed
 from common.tasks import Task
 from server.measuring.explanation_asked import OWN, AskedPicture, Measured
 from server.measuring.explanation_cases import OutlinedCase, outlined_cases

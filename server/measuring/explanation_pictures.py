@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from common.datasets.shard import Shard
-from common.evaluate import TaskPredictions, positive_logits
+from common.learning.evaluate import TaskPredictions, positive_logits
 from server.measuring.explanation_averages import AverageLook
 from server.measuring.explanation_sites import SiteExample
 from server.measuring.overlay_cases import Choice

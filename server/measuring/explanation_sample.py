@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from common.datasets.loader import make_batch
 from common.datasets.shard import Shard
-from common.evaluate import positive_logits
+from common.learning.evaluate import positive_logits
+from common.machine.seed import derive_seed
 from common.model.network import Network
-from common.seed import derive_seed
 from common.tasks import Task
 
 Maps = NDArray[np.float32]  # (N, T, h, w)
@@ -79,7 +79,7 @@ def look_at(
 ) -> Looked:
     """Return what a network sees in pictures of a shard, (N,); nothing else is measured.
 
-    The same bits as the maps of :func:`common.evaluate.evaluate` in batches of the same pictures.
+    The same bits as the maps of :func:`evaluate` in batches of the same pictures.
     The network is left in the mode it came in.
     """
     size_px = int(shard.images.shape[1])

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from common.config import EvaluationConfig
-from common.evaluate import TaskPredictions
+from common.config.run import EvaluationConfig
+from common.learning.evaluate import TaskPredictions
 from common.metrics.association_interval import association_changes, association_estimates
 from common.metrics.estimate import Estimate
 from common.tasks import Task

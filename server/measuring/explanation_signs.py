@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from common.config import EvaluationConfig
+from common.config.run import EvaluationConfig
 from common.datasets.shard import Shard
+from common.machine.seed import derive_seed
 from common.metrics.association_interval import association_estimates
 from common.metrics.estimate import Estimate
 from common.metrics.mean_estimate import mean_estimate
 from common.metrics.signs import evidence_on_sign, sign_places
 from common.model.network import Network
-from common.seed import derive_seed
 from common.tasks import Task
 from server.measuring.explanation_sample import Looked, look_at
 

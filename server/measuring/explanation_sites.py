@@ -9,15 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from common.config import RunConfig
+from common.config.run import RunConfig
 from common.datasets.shard import Shard
-from common.evaluate import positive_logits
-from common.layers import is_local
+from common.learning.evaluate import positive_logits
+from common.messages.kinds import Arrays
 from common.metrics.estimate import Estimate
 from common.model.arrays import write_arrays
+from common.model.layers import is_local
 from common.model.network import Network
 from common.tasks import Task
-from common.wire import Arrays
 from server.measuring.explanation_sample import Maps, maps_of
 from server.measuring.overlay_cases import Choice, bare_map, overlay_case
 from server.measuring.overlays import OverlayCase, OverlayMap

@@ -16,16 +16,16 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from common.config import RunConfig
+from common.config.run import RunConfig
 from common.datasets.shard import Shard
-from common.evaluate import TaskPredictions
+from common.learning.evaluate import TaskPredictions
+from common.machine.seed import derive_seed
+from common.messages.kinds import Arrays
 from common.metrics.drift import map_similarity
 from common.metrics.estimate import Estimate
 from common.metrics.shortcut import evidence_share
 from common.model.arrays import write_arrays
 from common.model.network import Network
-from common.seed import derive_seed
-from common.wire import Arrays
 from server.exchange.requests import is_measured
 from server.measuring.explanation_alarms import (
     Alarm,

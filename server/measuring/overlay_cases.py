@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.datasets.shard import Shard, lesion_masks
-from common.evaluate import TaskPredictions, context_share, positive_logits
+from common.learning.evaluate import TaskPredictions, context_share, positive_logits
 from common.metrics.localisation import localise
 from common.tasks import Task
 from server.measuring.overlays import OverlayCase, OverlayMap

@@ -21,12 +21,12 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from pydantic import AwareDatetime, ValidationError
 
-from common.admission import Admission
-from common.config import Section
+from common.config.run import Section
 from common.errors import ConfigError, TrustError
+from common.files.whole_file import write_whole
+from common.messages.admission import Admission
+from common.messages.signing import public_key
 from common.registry import unknown_name
-from common.signing import public_key
-from common.whole_file import write_whole
 from server.operations.federation_file import read_federation
 from server.operations.home import CoordinatorHome
 

@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from common.certificates import general_name, read_certificates
 from common.errors import TrustError
+from common.messages.certificates import general_name, read_certificates
 
 CLOCK_SKEW = timedelta(hours=1)  # hospitals' clocks run behind: new certificates must not be early
 

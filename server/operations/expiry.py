@@ -2,7 +2,7 @@
 
 from datetime import datetime, timedelta
 
-from common.certificates import read_certificates
+from common.messages.certificates import read_certificates
 from server.operations.home import CoordinatorHome
 
 NOTICE = timedelta(days=30)

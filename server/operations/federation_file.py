@@ -9,20 +9,20 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
-from common.certificates import is_address
-from common.config import (
+from common.config.expectation import expectation, known_keys
+from common.config.reading import load_config
+from common.config.run import (
     Count,
     DuplicateConfig,
     PreprocessConfig,
     Section,
     SplitConfig,
 )
-from common.config_expectation import expectation, known_keys
-from common.config_file import load_config
 from common.errors import ConfigError
+from common.files.yaml_file import YamlValue, read_yaml
+from common.messages.certificates import is_address
 from common.registry import unknown_name
 from common.tasks import TASKS
-from common.yaml_file import YamlValue, read_yaml
 
 REMEDY = "configs/federations/example.yaml holds every key."
 LOOPBACK = ("localhost", "127.0.0.1")  # the reverse proxy and the rounds' own process connect here

@@ -9,8 +9,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import BaseModel, JsonValue
 
-from common.certificates import certificate_fingerprint, line_fingerprint
 from common.errors import ConfigError
+from common.messages.certificates import certificate_fingerprint, line_fingerprint
 from server.operations.federation_file import Federation, FederationSite, Preparation
 
 AUTHORITY = "ca.crt"

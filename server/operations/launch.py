@@ -13,18 +13,18 @@ from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
-from common.code_digest import site_code_digest
-from common.config import ManifestColumns, ManifestSource, RunConfig, SiteConfig
-from common.config_file import LoadedConfig, load_config
+from common.config.reading import LoadedConfig, load_config
+from common.config.run import ManifestColumns, ManifestSource, RunConfig, SiteConfig
 from common.errors import ConfigError
-from common.manifest import (
+from common.messages.code_digest import site_code_digest
+from common.messages.manifest import (
     Manifest,
     ManifestSite,
     SignedManifest,
     sign_manifest,
 )
+from common.messages.signing import read_private_key
 from common.registry import unknown_name
-from common.signing import read_private_key
 from server.exchange.site_config import told
 from server.operations.admitted import AdmittedSite, read_admitted
 from server.operations.federation_file import Federation, read_federation

@@ -7,12 +7,12 @@ from typing import Literal
 import yaml
 from pydantic import AwareDatetime, ValidationError
 
-from common.config import RunConfig, Section
-from common.config_file import LoadedConfig, load_config
+from common.config.reading import LoadedConfig, load_config
+from common.config.run import RunConfig, Section
 from common.errors import RunError, TrustError
-from common.manifest import Manifest, SignedManifest, expired
-from common.signing import PublicKey, public_key
-from common.whole_file import write_whole
+from common.files.whole_file import write_whole
+from common.messages.manifest import Manifest, SignedManifest, expired
+from common.messages.signing import PublicKey, public_key
 from server.operations.home import CoordinatorHome, RunFolder
 
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from common.config import AnySource, PoolSource, ReferenceConfig, RunConfig
-from common.config_file import LoadedConfig
+from common.config.reading import LoadedConfig
+from common.config.run import AnySource, PoolSource, ReferenceConfig, RunConfig
 from common.datasets.phantom_source import REFERENCE
-from common.digests import architecture_digest
+from common.messages.digests import architecture_digest
 from common.model.arrays import array_names, read_arrays
 from server.planning.planned_network import planned_network
 from server.planning.preparation import open_sources

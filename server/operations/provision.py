@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from common.certificates import (
+from common.errors import ConfigError, TrustError
+from common.files.whole_file import sync_folder, write_whole
+from common.messages.certificates import (
     certificate_fingerprint,
     certificate_names,
     line_fingerprint,
     read_authorities,
     read_certificates,
 )
-from common.errors import ConfigError, TrustError
-from common.signing import PrivateKey, public_key, read_private_key, write_secret
-from common.whole_file import sync_folder, write_whole
+from common.messages.signing import PrivateKey, public_key, read_private_key, write_secret
 from server.operations.authority import new_authority, new_server, read_identity
 from server.operations.federation_file import Federation, federation_text, read_federation
 from server.operations.home import CoordinatorHome

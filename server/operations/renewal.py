@@ -9,10 +9,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from common.certificates import certificate_fingerprint, line_fingerprint, read_certificates
 from common.errors import ConfigError
-from common.signing import PrivateKey
-from common.whole_file import write_whole
+from common.files.whole_file import write_whole
+from common.messages.certificates import (
+    certificate_fingerprint,
+    line_fingerprint,
+    read_certificates,
+)
+from common.messages.signing import PrivateKey
 from server.operations.authority import (
     Identity,
     new_authority,

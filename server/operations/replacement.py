@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from common.signing import write_secret
-from common.whole_file import sync_folder, write_whole
+from common.files.whole_file import sync_folder, write_whole
+from common.messages.signing import write_secret
 from server.operations.home import CoordinatorHome
 
 SECRET = 0o600

@@ -2,11 +2,11 @@
 
 from datetime import datetime, timedelta
 
-from common.code_digest import site_code_digest
-from common.config_file import LoadedConfig, config_digest
+from common.config.reading import LoadedConfig, config_digest
 from common.errors import RunError
-from common.manifest import open_manifest, sign_manifest
-from common.signing import read_private_key
+from common.messages.code_digest import site_code_digest
+from common.messages.manifest import open_manifest, sign_manifest
+from common.messages.signing import read_private_key
 from server.operations.federation_file import read_federation
 from server.operations.flower_control import control_of
 from server.operations.home import CoordinatorHome, RunFolder

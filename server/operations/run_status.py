@@ -7,9 +7,9 @@ from typing import Literal
 
 from pydantic import AwareDatetime, ValidationError
 
-from common.config import Section
+from common.config.run import Section
 from common.errors import DataError
-from common.whole_file import write_whole
+from common.files.whole_file import write_whole
 from server.exchange.participation import Outcome, Status
 
 

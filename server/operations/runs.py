@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from common.errors import RunError
-from common.lock import is_held
+from common.files.lock import is_held
 from server.operations.home import CoordinatorHome, RunFolder
 from server.operations.run_status import OVER, Phase, RunStatus, read_status
 

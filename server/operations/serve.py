@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 from common.errors import ConfigError, FoveaError, RunError, TrustError
-from common.lock import Lock
+from common.files.lock import Lock
 from server.operations import database, processes
 from server.operations.console_log import ConsoleLog
 from server.operations.expiry import certificate_warnings, expired_certificates

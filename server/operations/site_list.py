@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from common.config import Section
+from common.config.run import Section
 from common.errors import FoveaError
 from server.operations.admitted import AdmittedSite, read_admitted
 from server.operations.federation_file import read_federation

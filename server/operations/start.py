@@ -4,9 +4,9 @@ import logging
 import time
 from datetime import datetime
 
-from common.bundle import build_bundle
-from common.config import RunConfig
+from common.config.run import RunConfig
 from common.errors import RunError
+from common.messages.bundle import build_bundle
 from server.operations.flower_control import FlowerControl, FlowerRefusalError
 from server.operations.home import CoordinatorHome, RunFolder
 from server.operations.run_status import launched, write_status

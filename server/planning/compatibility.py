@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from common.config import RunConfig
+from common.config.run import RunConfig
 from common.errors import ConfigError
 from common.registry import unknown_name
 from common.secure_sum.measures import LOSS_PREFIX, metric_names

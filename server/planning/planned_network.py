@@ -1,9 +1,9 @@
 """A run's network, and all that can be known to be wrong with the run before pictures are read."""
 
-from common.config import RunConfig
+from common.config.run import RunConfig
 from common.errors import ConfigError
-from common.layers import unmatched_prefixes
 from common.model.arrays import array_names
+from common.model.layers import unmatched_prefixes
 from common.model.network import Network, build_network
 from common.private.check import require_exact_gradients
 from server.aggregate import AGGREGATIONS

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.config import FileSource, PoolSource, RunConfig
-from common.config_file import LoadedConfig
+from common.config.reading import LoadedConfig
+from common.config.run import FileSource, PoolSource, RunConfig
 from common.datasets.partition import partition, scan_duplicates_once
 from common.datasets.phantom_source import REFERENCE
 from common.datasets.prepare import prepare_shard
@@ -22,8 +22,8 @@ from common.datasets.shared_pictures import Place, find_shared_pictures
 from common.datasets.sources import OWN_PATIENT, open_source
 from common.datasets.views import JoinedSource
 from common.errors import ConfigError, DataError
+from common.machine.seed import derive_seed
 from common.private.sampling import require_units
-from common.seed import derive_seed
 
 READERS = min(8, os.cpu_count() or 1)  # threads; decoding and resizing release the interpreter
 

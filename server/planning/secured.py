@@ -3,8 +3,8 @@
 Pure. Settled before the manifest is signed, so that sites read of it what everybody does.
 """
 
-from common.config import RunConfig
-from common.layers import is_local
+from common.config.run import RunConfig
+from common.model.layers import is_local
 
 
 def secured(config: RunConfig) -> tuple[RunConfig, tuple[str, ...]]:

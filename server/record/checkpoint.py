@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
-from common.config import RunConfig
-from common.durable import read_array_file, write_array_file
+from common.config.run import RunConfig
 from common.errors import RunError
-from common.wire import Arrays
+from common.messages.durable import read_array_file, write_array_file
+from common.messages.kinds import Arrays
 from server.exchange.participation import Participation
 
 _MODEL, _STRATEGY = "model/", "strategy/"

@@ -6,9 +6,9 @@ Light: works on a summary alone. Wherever ε is shown, :func:`not_covered` is sh
 import math
 from collections.abc import Sequence
 
-from common.layers import TRUNK
+from common.config.privacy import Unit
+from common.model.layers import TRUNK
 from common.not_covered import NOT_COVERED
-from common.privacy_config import Unit
 from server.exchange.participation import Outcome
 from server.record.summary import Summary, headline
 

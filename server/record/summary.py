@@ -12,9 +12,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
+from common.config.privacy import Unit
 from common.errors import DataError
 from common.metrics.estimate import Estimate
-from common.privacy_config import Unit
 from server.exchange.participation import Outcome, Status
 
 SCHEMA_VERSION: Literal[3] = 3

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from common.config import PhantomSource, RunConfig
+from common.config.run import PhantomSource, RunConfig
 from common.datasets.phantom.case import PhantomCase
 from common.datasets.phantom.contact_sheet import contact_sheet
 from common.datasets.phantom_source import open_phantom

@@ -10,8 +10,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from common.config import RunConfig
-from common.wire import Arrays, MaskedUpdate, Metrics, Refusal, TrainRequest, Update
+from common.config.run import RunConfig
+from common.messages.kinds import Arrays, MaskedUpdate, Metrics, Refusal, TrainRequest, Update
 from server.aggregate import AGGREGATIONS
 from server.aggregate.merge import merge
 from server.exchange.awaited import NoAnswer

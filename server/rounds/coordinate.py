@@ -11,12 +11,12 @@ from typing import Generic
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from common.config import RunConfig
-from common.config_file import config_digest
+from common.config.reading import config_digest
+from common.config.run import RunConfig
 from common.errors import ConfigError, RunError
-from common.layers import unmatched_prefixes
-from common.signing import PublicKey
-from common.wire import Arrays, SiteCard
+from common.messages.kinds import Arrays, SiteCard
+from common.messages.signing import PublicKey
+from common.model.layers import unmatched_prefixes
 from server.aggregate import AGGREGATIONS
 from server.exchange.exchange import LATECOMER_S, Discovery, Exchange
 from server.exchange.participation import Participation, Verdict, verdict

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
+from common.messages.kinds import Arrays, Metrics, SiteCard
 from common.secure_sum.layout import Measure
-from common.wire import Arrays, Metrics, SiteCard
 from server.exchange.participation import Outcome, Reply
 from server.exchange.traffic import Traffic
 

@@ -9,10 +9,10 @@ from typing import Generic
 import numpy as np
 from numpy.typing import NDArray
 
-from common.config import RunConfig
-from common.layers import refuse_unusable, tasks_with_local_head
-from common.signing import PublicKey
-from common.wire import Arrays, Evaluation, Metrics, SiteCard
+from common.config.run import RunConfig
+from common.messages.kinds import Arrays, Evaluation, Metrics, SiteCard
+from common.messages.signing import PublicKey
+from common.model.layers import refuse_unusable, tasks_with_local_head
 from server.exchange.exchange import Discovery, Exchange
 from server.exchange.participation import Outcome, Participation, Reply
 from server.exchange.replies import unusable_together

@@ -5,7 +5,7 @@ Light and pure: the round's number alone decides, never a clock.
 
 from collections.abc import Sequence
 
-from common.config import RunConfig
+from common.config.run import RunConfig
 from server.exchange.requests import is_measured
 
 

@@ -3,10 +3,10 @@
 import logging
 from collections.abc import Mapping, Sequence
 
-from common.config import RunConfig
+from common.config.run import RunConfig
 from common.datasets.shard import Shard
-from common.durable import read_array_file
 from common.errors import RunError
+from common.messages.durable import read_array_file
 from common.model.arrays import write_arrays
 from common.model.network import Network
 from server.exchange.participation import Status

@@ -8,11 +8,11 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Literal
 
-from common.config import RunConfig
+from common.config.run import RunConfig
 from common.datasets.shard import Shard
-from common.device import chosen_device
 from common.errors import FoveaError, RunError
 from common.explaining.breakdown import breakdown
+from common.learning.device import chosen_device
 from common.model.network import Network
 from common.package.reading import read_package
 from common.package.schema import MODEL_FILE, ModelPackage

@@ -12,12 +12,12 @@ from pathlib import Path
 from flwr.app.user_config import UserConfigValue
 from flwr.serverapp import Grid
 
-from common.config_file import LoadedConfig, config_digest
+from common.config.reading import LoadedConfig, config_digest
 from common.errors import ConfigError, FoveaError, RunError
-from common.lock import Lock
-from common.log import configure
-from common.manifest import Manifest, expired, open_manifest
-from common.signing import PublicKey, public_key, read_private_key
+from common.files.lock import Lock
+from common.machine.log import configure
+from common.messages.manifest import Manifest, expired, open_manifest
+from common.messages.signing import PublicKey, public_key, read_private_key
 from server.exchange.participation import Status
 from server.exchange.sealing import Sealing, Signed
 from server.journal.journal import Journal

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from common.config_file import LoadedConfig
+from common.config.reading import LoadedConfig
 from server.journal.journal import Journal
 from server.journal.watching import PreparationBars, RoundBars
 from server.measuring.central_eval import CentralEvaluation

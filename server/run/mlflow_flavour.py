@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common.errors import RunError
+from common.files.whole_file import write_whole
 from common.package.reading import read_package
 from common.package.schema import FLAVOUR_FILES, MODEL_FILE
-from common.whole_file import write_whole
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature

@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from common.config import PoolSource, RunConfig
-from common.config_file import config_digest
+from common.config.reading import config_digest
+from common.config.run import PoolSource, RunConfig
 from common.datasets.shard import Shard
-from common.durable import read_array_file
 from common.errors import ModelError, RunError
+from common.messages.durable import read_array_file
 from common.metrics.novelty import Familiar
 from common.model.arrays import array_names, write_arrays
 from common.model.network import Network

@@ -33,10 +33,10 @@ from flwr.app import ConfigRecordValues
 from flwr.simulation.run_simulation import _run_simulation
 from flwr.supercore.telemetry import EventType
 
-from common.config import RunConfig
+from common.config.run import RunConfig
 from common.errors import ConfigError, DataError, RunError
 from common.local_site import SITES_VARIABLE, LocalSite, write_sites
-from common.signing import PrivateKey
+from common.messages.signing import PrivateKey
 from server.record.checkpoint import ModelFiles
 from server.rounds.coordinate import Instruments, RunResult, server_app
 from server.rounds.round_report import (

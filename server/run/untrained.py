@@ -6,8 +6,8 @@ Pure.
 
 from collections.abc import Collection, Sequence
 
-from common.config import RunConfig
-from common.layers import TRUNK, group_of, is_local, is_of_concepts
+from common.config.run import RunConfig
+from common.model.layers import TRUNK, group_of, is_local, is_of_concepts
 from server.exchange.participation import Outcome, Participation
 from server.record.summary import RoundEntry
 

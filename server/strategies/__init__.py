@@ -7,9 +7,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from common.config import RunConfig
+from common.config.run import RunConfig
+from common.messages.kinds import Arrays, SiteCard
 from common.registry import Registry
-from common.wire import Arrays, SiteCard
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import ConfigError
-from common.wire import Arrays, SiteCard
+from common.messages.kinds import Arrays, SiteCard
 from server.strategies import TrainPlan
 
 

@@ -7,8 +7,8 @@ correction of Kingma & Ba 2015, arXiv:1412.6980, end of section 2.
 import numpy as np
 from numpy.typing import NDArray
 
-from common.config import RunConfig
-from common.wire import Arrays
+from common.config.run import RunConfig
+from common.messages.kinds import Arrays
 from server.strategies.everyone import Everyone, refuse_foreign
 
 SECOND_MOMENT_DECAY = 0.99  # β2 of the paper's experiments

@@ -7,8 +7,8 @@ arXiv:2003.00295, algorithm 1 (η = 1 is the original).
 import numpy as np
 from numpy.typing import NDArray
 
-from common.config import RunConfig
-from common.wire import Arrays
+from common.config.run import RunConfig
+from common.messages.kinds import Arrays
 from server.strategies.everyone import Everyone, refuse_foreign
 
 

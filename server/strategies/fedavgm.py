@@ -6,8 +6,8 @@ Hsu et al. 2019, Measuring the Effects of Non-Identical Data Distribution, arXiv
 import numpy as np
 from numpy.typing import NDArray
 
-from common.config import RunConfig
-from common.wire import Arrays
+from common.config.run import RunConfig
+from common.messages.kinds import Arrays
 from server.strategies.everyone import Everyone, refuse_foreign
 
 _MOMENTUM = "momentum/"

@@ -3,7 +3,7 @@
 Li et al. 2020, Federated Optimization in Heterogeneous Networks, arXiv:1812.06127, eq. 2.
 """
 
-from common.config import RunConfig
+from common.config.run import RunConfig
 from common.errors import ConfigError
 from server.strategies.everyone import Everyone
 from server.strategies.fedavg import GradientDescent

@@ -11,8 +11,8 @@ from client.consent.policy_file import read_policy
 from client.consent.policy_privacy import objections_to_noise
 from client.records.accountant import epsilon
 from client.records.spending import round_spending
-from common.config import RunConfig
-from common.config_file import load_config, models_in
+from common.config.reading import load_config, models_in
+from common.config.run import RunConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 EXPERIMENTS = sorted((CONFIGS / "experiments").glob("*.yaml"))

@@ -21,16 +21,16 @@ COMMANDS = sorted(
     if path.stem != "__init__"
 )
 LIGHT = [
-    "common.config",
-    "common.config_file",
+    "common.config.run",
+    "common.config.reading",
     "common.registry",
     "common.errors",
-    "common.log",
-    "common.wire",
+    "common.machine.log",
+    "common.messages.wire",
     "common.tasks",
-    "common.yaml_file",
-    "common.layers",
-    "common.schedule",
+    "common.files.yaml_file",
+    "common.model.layers",
+    "common.model.schedule",
     "common.local_site",
     "common.package.schema",
     "common.package.answers",
@@ -40,7 +40,7 @@ LIGHT = [
     "client.app",
     "client.preflight.everything",
     "client.operations.prepare",
-    "common.derived_seed",
+    "common.machine.derived_seed",
     "client.cli",
     "client.consent.policy",
     "client.consent.policy_file",
@@ -92,7 +92,7 @@ def test_light_rooms_load_no_heavy_library() -> None:
 
 
 def test_a_heavy_room_would_be_seen() -> None:
-    assert "torch" in loaded_by("common.seed")["common.seed"]
+    assert "torch" in loaded_by("common.machine.seed")["common.machine.seed"]
 
 
 @pytest.mark.parametrize(

@@ -30,16 +30,19 @@ from rich.table import Table
 from torch import Tensor
 
 from client.training.trainer import Trainer
-from common.config import PhantomSource, RunConfig, SiteConfig
-from common.config_file import canonical_json, load_config
+from common.config.reading import canonical_json, load_config
+from common.config.run import PhantomSource, RunConfig, SiteConfig
 from common.datasets.prepare import prepare_shard
 from common.datasets.shard import Shard
 from common.datasets.sources import open_source
 from common.local_site import LocalSite
+from common.machine.seed import derive_seed, generator
+from common.messages.kinds import TrainRequest, Update
 from common.metrics.bootstrap import bootstrap, percentile_interval, ratio
 from common.metrics.conformal import answer_sets
 from common.model.arrays import array_names, read_arrays, write_arrays
 from common.model.network import Network, Output, build_network
+from common.model.schedule import steps_per_round
 from common.package.answers import limits, nonconformities, questions, right_answers
 from common.package.calibrating import calibrate, calibration_error
 from common.package.familiarity import Novelty, learn_novelty
@@ -49,10 +52,7 @@ from common.package.prediction_sets import prediction_sets
 from common.package.responses import Responses, respond
 from common.package.schema import Calibration
 from common.package.shift import class_shift
-from common.schedule import steps_per_round
-from common.seed import derive_seed, generator
 from common.tasks import Task
-from common.wire import TrainRequest, Update
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 STRENGTHS = {"north": 0.2, "harbour": 0.4, "valley": 0.6, "coast": 0.8}  # of their scanners

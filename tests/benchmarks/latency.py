@@ -34,12 +34,12 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from common.config.model import ModelConfig
 from common.explaining.explain_picture import explain_picture
 from common.explaining.picture_file import PreparedPicture
 from common.explanation.anatomy import WHOLE
 from common.metrics.temperature import calibrated
 from common.model.network import Network, TaskHead, build_network
-from common.model_config import ModelConfig
 from common.package.loading import LoadedModel, network_input
 from common.package.onnx_export import TOLERANCE, difference, export_onnx
 from common.package.onnx_model import open_onnx

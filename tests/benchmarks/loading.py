@@ -26,22 +26,22 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from common.config import AugmentConfig, ManifestSource, PhantomSource
-from common.config_file import load_config
+from common.config.loss import LossConfig
+from common.config.model import ModelConfig
+from common.config.reading import load_config
+from common.config.run import AugmentConfig, ManifestSource, PhantomSource
 from common.datasets.loader import batches, make_batch
 from common.datasets.phantom_source import open_phantom
 from common.datasets.prepare import prepare_shard
+from common.datasets.preprocess import preprocess
 from common.datasets.record import Source
 from common.datasets.shard import Shard
 from common.datasets.shared_pictures import read_signatures
 from common.datasets.sources import open_source
-from common.loss import total_loss
-from common.loss_config import LossConfig
+from common.datasets.transforms import Augmentation
+from common.learning.loss import total_loss
 from common.model.network import build_network
-from common.model_config import ModelConfig
-from common.preprocess import preprocess
 from common.tasks import TASKS, Task
-from common.transforms import Augmentation
 
 LIMIT = 0.1  # share of a training step that may be spent waiting for data
 TASK = TASKS["chestx"]

@@ -24,20 +24,21 @@ from rich.table import Table
 
 from client.desk.outgoing import at_precision
 from client.training.trainer import Trainer
-from common.config import PhantomSource, RunConfig, SiteConfig
-from common.config_file import canonical_json, load_config
+from common.config.reading import canonical_json, load_config
+from common.config.run import PhantomSource, RunConfig, SiteConfig
 from common.datasets.prepare import prepare_shard
 from common.datasets.shard import Shard, open_shard
 from common.datasets.sources import open_source
-from common.evaluate import evaluate, measure
+from common.learning.evaluate import evaluate, measure
 from common.local_site import LocalSite
+from common.machine.seed import derive_seed
+from common.messages.kinds import TrainRequest, Update
+from common.messages.precision import PRECISIONS, Precision
+from common.messages.record_bytes import to_bytes
+from common.messages.wire import decode_answer, encode
 from common.model.arrays import array_names, read_arrays, write_arrays
 from common.model.network import Network, build_network
-from common.precision import PRECISIONS, Precision
-from common.record_bytes import to_bytes
-from common.schedule import steps_per_round
-from common.seed import derive_seed
-from common.wire import TrainRequest, Update, decode_answer, encode
+from common.model.schedule import steps_per_round
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SITES = ("north", "harbour")

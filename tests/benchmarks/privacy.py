@@ -24,8 +24,8 @@ from rich.table import Table
 
 from client.records.accountant import epsilon
 from client.records.spending import round_spending
-from common.config import RunConfig
-from common.config_file import load_config
+from common.config.reading import load_config
+from common.config.run import RunConfig
 from server.exchange.participation import Status
 from server.record.summary import EstimateEntry, Summary
 from server.run.experiment import run_experiment

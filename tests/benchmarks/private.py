@@ -35,9 +35,9 @@ from step import (
     timed_s,
 )
 
-from common.config import RunConfig
-from common.config_file import load_config
-from common.loss import total_loss
+from common.config.reading import load_config
+from common.config.run import RunConfig
+from common.learning.loss import total_loss
 from common.model.network import build_network
 from common.model.optimiser import optimiser_of
 from common.model.parameters import parameters_of

@@ -276,7 +276,7 @@ def _enrolled(root: Path, rounds: int) -> Federation:
 
 
 def _config_json(recipe: Path) -> str:
-    from common.config_file import canonical_json, load_config
+    from common.config.reading import canonical_json, load_config
 
     return canonical_json(load_config(recipe).run)
 

@@ -30,12 +30,10 @@ from rich.table import Table
 
 from client.secure.checks import Terms
 from client.secure.member import SecureMember
-from common.config import PoolSource, RunConfig, SiteConfig
-from common.config_file import load_config
-from common.digests import text_digest
-from common.record_bytes import from_bytes, to_bytes
-from common.signing import PrivateKey
-from common.wire import (
+from common.config.reading import load_config
+from common.config.run import PoolSource, RunConfig, SiteConfig
+from common.messages.digests import text_digest
+from common.messages.kinds import (
     NOT_SECURE,
     Answer,
     AnswerT,
@@ -49,10 +47,10 @@ from common.wire import (
     TrainRequest,
     UnmaskRequest,
     Update,
-    decode_answer,
-    decode_any_request,
-    encode,
 )
+from common.messages.record_bytes import from_bytes, to_bytes
+from common.messages.signing import PrivateKey
+from common.messages.wire import decode_answer, decode_any_request, encode
 from server.exchange.awaited import NoAnswer
 from server.exchange.correspondence import Answered
 from server.exchange.exchange import Discovery, Exchange

@@ -24,11 +24,11 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from common.config.loss import LossConfig
+from common.config.model import ModelConfig
 from common.datasets.sample import Batch
-from common.loss import total_loss
-from common.loss_config import LossConfig
+from common.learning.loss import total_loss
 from common.model.network import Network, build_network
-from common.model_config import ModelConfig
 from common.tasks import TASKS
 
 LIMIT = 1.05

@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from common.config_file import load_config
+from common.config.reading import load_config
 from common.datasets.phantom_source import REFERENCE, open_phantom
 from common.datasets.prepare import prepare_shard
 from common.model.arrays import array_names, read_arrays

@@ -9,8 +9,8 @@ from chromium import Browser, Page, opened
 
 from client.audit_pack.schema import PACK_FILE, Pack
 from client.audit_pack.writing import Asked, write_audit_pack
-from common.config import PhantomSource
-from common.config_file import load_config
+from common.config.reading import load_config
+from common.config.run import PhantomSource
 from common.datasets.prepare import prepare_shard
 from common.datasets.shard import open_shard
 from common.datasets.sources import open_source

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from common.config import RunConfig
+from common.config.run import RunConfig
 from tests.small_demo import prepare_sites, small_demo
 
 MakeConfig = Callable[..., RunConfig]

@@ -11,23 +11,12 @@ import pytest
 from client.records.ledger import Ledger
 from client.simulated_site import LEDGER_FILE, SimulatedSite
 from client.training.state import LocalState
-from common.config import RunConfig
-from common.config_file import canonical_json
-from common.digests import text_digest
+from common.config.reading import canonical_json
+from common.config.run import RunConfig
 from common.errors import ConfigError, WireError
 from common.local_site import LocalSite
-from common.secure_sum.context import round_context
-from common.secure_sum.statements import (
-    Bundle,
-    MaskedNote,
-    MemberKey,
-    MemberList,
-    RoundOpening,
-    as_text,
-    parsed,
-)
-from common.signing import PrivateKey
-from common.wire import (
+from common.messages.digests import text_digest
+from common.messages.kinds import (
     EvaluateRequest,
     Evaluation,
     Keys,
@@ -38,6 +27,17 @@ from common.wire import (
     SiteCard,
     TrainRequest,
     Update,
+)
+from common.messages.signing import PrivateKey
+from common.secure_sum.context import round_context
+from common.secure_sum.statements import (
+    Bundle,
+    MaskedNote,
+    MemberKey,
+    MemberList,
+    RoundOpening,
+    as_text,
+    parsed,
 )
 
 MakeConfig = Callable[..., RunConfig]

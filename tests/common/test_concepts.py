@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from common.concepts import CONCEPTS, concept_targets, concepts_of, shows
-from common.config import PhantomSource
+from common.config.run import PhantomSource
 from common.datasets.idrid import LESIONS
 from common.datasets.labels import load_label_table
 from common.datasets.phantom_source import DRAWN, open_phantom

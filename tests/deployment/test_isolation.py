@@ -13,17 +13,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.config_file import canonical_json
-from common.envelope import (
+from common.config.reading import canonical_json
+from common.messages.envelope import (
     SignedRequest,
     decode_signed_answer,
     encode_signed_request,
     sign_request,
 )
-from common.manifest import Manifest, SignedManifest
-from common.record_bytes import from_bytes, to_bytes
-from common.signing import PrivateKey, public_key, read_private_key
-from common.wire import EvaluateRequest, Evaluation, QueryRequest, Refusal, Request, TrainRequest
+from common.messages.kinds import (
+    EvaluateRequest,
+    Evaluation,
+    QueryRequest,
+    Refusal,
+    Request,
+    TrainRequest,
+)
+from common.messages.manifest import Manifest, SignedManifest
+from common.messages.record_bytes import from_bytes, to_bytes
+from common.messages.signing import PrivateKey, public_key, read_private_key
 from harness.federation import (
     CONNECTOR_USER,
     SHARED_GROUP,

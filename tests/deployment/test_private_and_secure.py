@@ -14,13 +14,13 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from common.config import RunConfig
-from common.envelope import SignedRequest
+from common.config.run import RunConfig
+from common.messages.envelope import SignedRequest
+from common.messages.kinds import Evaluation, MaskedUpdate, Shares, TrainRequest, Update
 from common.secure_sum.groups import groups_of
 from common.secure_sum.layout import layouts
 from common.secure_sum.opening import open_sums
 from common.secure_sum.statements import OpenedShares, RoundOpening, parsed
-from common.wire import Evaluation, MaskedUpdate, Shares, TrainRequest, Update
 from harness.federation import Federation
 from harness.protected import NOISE_MULTIPLIER, PRIVATE, SAMPLE_RATE, SECURE, STEPS
 from harness.start import start_federation

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from common.wire import Update
+from common.messages.kinds import Update
 from harness.federation import Federation, wait_until
 from harness.protected import PRIVATE, SECURE
 from harness.start import start_federation

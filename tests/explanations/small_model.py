@@ -7,10 +7,10 @@ import numpy as np
 import torch
 import yaml
 
-from common.config import PreprocessConfig
+from common.config.model import ModelConfig
+from common.config.run import PreprocessConfig
 from common.metrics.novelty import Familiar
 from common.model.network import Network, build_network
-from common.model_config import ModelConfig
 from common.package.loading import LoadedModel, network_input
 from common.package.schema import Calibration, Conformal, ModelPackage, TaskPackage
 from common.tasks import Task, task_named

@@ -9,8 +9,8 @@ import torch
 import yaml
 from torch import Tensor
 
+from common.config.model import ModelConfig
 from common.model.network import Network, build_network
-from common.model_config import ModelConfig
 from common.tasks import task_named
 
 

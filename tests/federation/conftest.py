@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.config import RunConfig
-from common.wire import Arrays, Metrics, SiteCard
+from common.config.run import RunConfig
+from common.messages.kinds import Arrays, Metrics, SiteCard
 from server.exchange.participation import Reply
 from server.rounds.coordinate import RunResult
 from server.rounds.round_report import NOTHING_BESIDE, Beside, Progress, RoundReport

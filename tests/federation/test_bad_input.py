@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.config_file import load_config
+from common.config.reading import load_config
 from common.errors import DataError
 from server.planning.preparation import Shards, prepare_shards
 from server.record.summary import Summary

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from common.config import RunConfig
+from common.config.run import RunConfig
 from common.errors import ConfigError, DataError
 from server.exchange.participation import Outcome, Reply, Status
 

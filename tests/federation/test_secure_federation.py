@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from common.config import RunConfig
-from common.layers import group_of
+from common.config.run import RunConfig
+from common.model.layers import group_of
 from server.exchange.participation import Outcome
 from tests.small_demo import prepare_sites
 

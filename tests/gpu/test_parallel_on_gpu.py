@@ -7,8 +7,8 @@ import torch
 
 from client.training.local_step import LocalResult, Steps
 from client.training.parallel import ParallelTraining
-from common.config import PhantomSource, RunConfig
-from common.config_file import load_config
+from common.config.reading import load_config
+from common.config.run import PhantomSource, RunConfig
 from common.datasets.prepare import prepare_shard
 from common.datasets.sources import open_source
 from common.errors import ConfigError

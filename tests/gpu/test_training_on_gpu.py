@@ -6,13 +6,13 @@ import pytest
 import torch
 import yaml
 
-from common.config import TrainConfig
+from common.config.loss import LossConfig
+from common.config.model import ModelConfig
+from common.config.run import TrainConfig
 from common.datasets.sample import Batch
-from common.device import autocast, chosen_device, on_device
-from common.loss import total_loss
-from common.loss_config import LossConfig
+from common.learning.device import autocast, chosen_device, on_device
+from common.learning.loss import total_loss
 from common.model.network import Network, Output, build_network
-from common.model_config import ModelConfig
 from common.tasks import TASKS
 
 pytestmark = pytest.mark.gpu

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.config import RunConfig
-from common.config_file import load_config
+from common.config.reading import load_config
+from common.config.run import RunConfig
 from common.metrics.classification import Predictions, classification_metrics
 from common.metrics.localisation import Localisation, LocalisedCase, localisation_metrics
 from server.exchange.participation import Outcome, Status

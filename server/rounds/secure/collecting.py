@@ -10,17 +10,17 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 
-from common.config import RunConfig
-from common.config_file import canonical_json
+from common.config.reading import canonical_json
+from common.config.run import RunConfig
 from common.errors import AggregationError, ConfigError, TrustError, WireError
-from common.layers import held_by
+from common.messages.kinds import Arrays, MaskedUpdate, Refusal, TrainRequest
+from common.messages.signing import PublicKey
+from common.model.layers import held_by
 from common.secure_sum.context import round_context
 from common.secure_sum.groups import groups_among, groups_of
 from common.secure_sum.layout import Layout, layouts
 from common.secure_sum.opening import threshold
 from common.secure_sum.statements import Bundle, RoundContext, Unmasking, as_text
-from common.signing import PublicKey
-from common.wire import Arrays, MaskedUpdate, Refusal, TrainRequest
 from server.exchange.awaited import NoAnswer
 from server.exchange.exchange import Exchange
 from server.exchange.participation import Outcome

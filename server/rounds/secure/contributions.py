@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from common.errors import TrustError, WireError
+from common.messages.kinds import MaskedUpdate
+from common.messages.signing import PublicKey
 from common.secure_sum.layout import Layout
 from common.secure_sum.statements import ROSTER_PURPOSE, MaskedNote, parsed, roster_statement
-from common.signing import PublicKey
-from common.wire import MaskedUpdate
 from server.rounds.secure.kept import OpenedRound
 
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from common.errors import TrustError, WireError
+from common.messages.kinds import NOT_SECURE, Keys, KeysRequest, Refusal
+from common.messages.signing import PublicKey
 from common.secure_sum.statements import (
     Bundle,
     MemberKey,
@@ -20,8 +22,6 @@ from common.secure_sum.statements import (
     verify_member_key,
     verify_round_key,
 )
-from common.signing import PublicKey
-from common.wire import NOT_SECURE, Keys, KeysRequest, Refusal
 from server.exchange.awaited import NoAnswer
 from server.exchange.exchange import Exchange
 from server.exchange.participation import Outcome

@@ -10,9 +10,10 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
-from common.config import Section
+from common.config.run import Section
 from common.errors import RunError
-from common.manifest import RunName, Slug
+from common.files.whole_file import write_whole
+from common.messages.manifest import RunName, Slug
 from common.secure_sum.statements import (
     Bundle,
     MemberKey,
@@ -22,7 +23,6 @@ from common.secure_sum.statements import (
     Unmasking,
     roster_digest,
 )
-from common.whole_file import write_whole
 
 
 class OpenedRound(Section):

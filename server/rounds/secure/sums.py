@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import AggregationError
-from common.layers import TRUNK
+from common.model.layers import TRUNK
 from common.secure_sum.layout import (
     CLIPPED,
     FLOOR_JUDGED,

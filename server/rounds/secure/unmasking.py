@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import AggregationError, WireError
-from common.layers import TRUNK
+from common.messages.kinds import MaskedSums, Refusal, Shares, UnmaskRequest
+from common.model.layers import TRUNK
 from common.secure_sum.opening import open_sums, threshold
 from common.secure_sum.statements import OpenedShares, Unmasking, as_text, parsed
-from common.wire import MaskedSums, Refusal, Shares, UnmaskRequest
 from server.exchange.awaited import NoAnswer
 from server.exchange.exchange import Exchange
 from server.rounds.secure.kept import OpenedRound

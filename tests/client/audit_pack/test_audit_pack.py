@@ -33,7 +33,7 @@ from client.home.folders import SiteHome
 from client.home.site import SiteSettings
 from client.records.audit import export
 from client.training.trainer import Trainer
-from common.config import RunConfig
+from common.config.run import RunConfig
 from common.datasets.shard import SITE_PARTS, Shard, lesion_masks, open_shard
 from common.errors import DataError, ModelError
 from common.explaining.explain_picture import explain_picture

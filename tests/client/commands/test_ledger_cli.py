@@ -24,10 +24,10 @@ from client.records.ledger import Ledger
 from client.records.spending import Spending
 from client.standing.status import site_status, status_view
 from client.trust.peers import write_pins
-from common.config_file import load_config
-from common.manifest import Manifest, ManifestSite, SignedManifest, sign_manifest
+from common.config.reading import load_config
+from common.messages.manifest import Manifest, ManifestSite, SignedManifest, sign_manifest
+from common.messages.signing import PrivateKey
 from common.not_covered import NOT_COVERED, NOT_COVERED_LINE
-from common.signing import PrivateKey
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 POLICY = CONFIGS / "policies" / "strict.yaml"

@@ -21,9 +21,9 @@ from client.consent.approvals import Approvals
 from client.home.folders import SiteHome
 from client.operations.initialise import initialise
 from client.records.audit import AuditLog, export, verify
-from common.config_file import load_config
-from common.manifest import Manifest, ManifestSite, SignedManifest, sign_manifest
-from common.signing import PrivateKey
+from common.config.reading import load_config
+from common.messages.manifest import Manifest, ManifestSite, SignedManifest, sign_manifest
+from common.messages.signing import PrivateKey
 from server.operations.federation_file import read_federation
 from server.operations.home import CoordinatorHome
 from server.operations.provision import provision

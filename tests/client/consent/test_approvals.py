@@ -15,10 +15,10 @@ from client.consent.approvals import MAX_STANDING, MAX_WAITING, Approvals
 from client.consent.kept_manifest import newly_seen
 from client.consent.policy import Policy
 from client.consent.policy_file import read_policy
-from common.config_file import load_config
+from common.config.reading import load_config
 from common.errors import ConfigError, SiteError, WireError
-from common.manifest import Manifest, ManifestSite, SignedManifest, sign_manifest
-from common.signing import PrivateKey
+from common.messages.manifest import Manifest, ManifestSite, SignedManifest, sign_manifest
+from common.messages.signing import PrivateKey
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 BY_HAND = read_policy(CONFIGS / "policies" / "strict.yaml")

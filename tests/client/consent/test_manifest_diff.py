@@ -17,8 +17,8 @@ from client.consent.manifest_diff import (
 )
 from client.consent.policy import Policy
 from client.consent.policy_file import read_policy
-from common.config_file import load_config
-from common.manifest import Manifest, ManifestSite
+from common.config.reading import load_config
+from common.messages.manifest import Manifest, ManifestSite
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 DEMO = load_config(CONFIGS / "experiments" / "demo.yaml").run

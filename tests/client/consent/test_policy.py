@@ -15,11 +15,11 @@ from client.consent.hours import Window, is_open, next_opening, zone_named
 from client.consent.policy import Ask, Policy, PolicyRefusal, Standing, may_stand_too, permit
 from client.consent.policy_file import read_policy
 from client.desk.release import as_released, is_released_whole, may_release_evaluation
-from common.config import RunConfig
-from common.config_file import load_config
+from common.config.reading import load_config
+from common.config.run import RunConfig
 from common.datasets.card import DuplicateCount, PixelRange, card_from_dict
-from common.manifest import Manifest, ManifestSite
-from common.wire import Evaluation, RefusalCode, SiteCard, Update
+from common.messages.kinds import Evaluation, RefusalCode, SiteCard, Update
+from common.messages.manifest import Manifest, ManifestSite
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 NOW = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)  # a Wednesday

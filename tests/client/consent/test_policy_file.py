@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from client.consent.policy import Policy
 from client.consent.policy_file import read_policy
-from common.config_file import models_in
+from common.config.reading import models_in
 from common.errors import ConfigError
 
 POLICIES = Path(__file__).parents[3] / "configs" / "policies"

@@ -10,12 +10,12 @@ from pydantic import ValidationError
 from client.consent.policy import Ask, Policy, PolicyRefusal, Standing, permit
 from client.consent.policy_file import read_policy
 from client.records.accountant import shown
-from common.config import RunConfig
-from common.config_file import load_config
+from common.config.reading import load_config
+from common.config.run import RunConfig
 from common.errors import ConfigError
-from common.manifest import Manifest, ManifestSite
-from common.signing import PrivateKey
-from common.wire import RefusalCode
+from common.messages.kinds import RefusalCode
+from common.messages.manifest import Manifest, ManifestSite
+from common.messages.signing import PrivateKey
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 NOW = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)

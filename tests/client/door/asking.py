@@ -4,9 +4,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from client.desk.desk import Desk
-from common.manifest import SignedManifest
-from common.signing import PrivateKey
-from common.wire import Refusal, Request, TrainRequest
+from common.messages.kinds import Refusal, Request, TrainRequest
+from common.messages.manifest import SignedManifest
+from common.messages.signing import PrivateKey
 from hospital import CountingTrainer, Hospital
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from client.desk.desk import Desk
-from common.config import RunConfig
+from common.config.run import RunConfig
 from common.datasets.card import DataCard, DuplicateCount, PartCount, PixelRange
-from common.wire import SiteCard
+from common.messages.kinds import SiteCard
 from hospital import CountingTrainer, Hospital, make_hospital
 
 MakeConfig = Callable[..., RunConfig]

@@ -6,8 +6,19 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from client.desk.desk import Desk
-from common.config_file import canonical_json
-from common.manifest import SignedManifest
+from common.config.reading import canonical_json
+from common.messages.kinds import (
+    NOT_SECURE,
+    Answer,
+    Keys,
+    KeysRequest,
+    MaskedUpdate,
+    Request,
+    Shares,
+    TrainRequest,
+    UnmaskRequest,
+)
+from common.messages.manifest import SignedManifest
 from common.secure_sum.context import round_context
 from common.secure_sum.groups import groups_of
 from common.secure_sum.opening import open_sums
@@ -21,17 +32,6 @@ from common.secure_sum.statements import (
     Unmasking,
     as_text,
     parsed,
-)
-from common.wire import (
-    NOT_SECURE,
-    Answer,
-    Keys,
-    KeysRequest,
-    MaskedUpdate,
-    Request,
-    Shares,
-    TrainRequest,
-    UnmaskRequest,
 )
 from hospital import Hospital
 

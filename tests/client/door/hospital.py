@@ -15,14 +15,11 @@ from client.desk.desk import Desk
 from client.home.folders import SiteHome
 from client.home.site import SiteSettings
 from client.trust.peers import write_pins
-from common.code_digest import site_code_digest
-from common.config import RunConfig
-from common.config_file import canonical_json
-from common.envelope import decode_signed_answer, encode_signed_request, sign_request
-from common.manifest import Manifest, ManifestSite, SignedManifest, sign_manifest
-from common.record_bytes import from_bytes, to_bytes
-from common.signing import PrivateKey
-from common.wire import (
+from common.config.reading import canonical_json
+from common.config.run import RunConfig
+from common.messages.code_digest import site_code_digest
+from common.messages.envelope import decode_signed_answer, encode_signed_request, sign_request
+from common.messages.kinds import (
     NOT_SECURE,
     Answer,
     EvaluateRequest,
@@ -39,6 +36,9 @@ from common.wire import (
     UnmaskRequest,
     Update,
 )
+from common.messages.manifest import Manifest, ManifestSite, SignedManifest, sign_manifest
+from common.messages.record_bytes import from_bytes, to_bytes
+from common.messages.signing import PrivateKey
 
 POLICY = Path(__file__).parents[3] / "configs" / "policies" / "strict.yaml"
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)

@@ -7,9 +7,21 @@ import numpy as np
 
 from client.secure.checks import Terms
 from client.secure.member import SecureMember
-from common.config import RunConfig
-from common.config_file import canonical_json, load_config
-from common.digests import text_digest
+from common.config.reading import canonical_json, load_config
+from common.config.run import RunConfig
+from common.messages.digests import text_digest
+from common.messages.kinds import (
+    NOT_SECURE,
+    Keys,
+    KeysRequest,
+    MaskedUpdate,
+    Refusal,
+    Shares,
+    TrainRequest,
+    UnmaskRequest,
+    Update,
+)
+from common.messages.signing import PrivateKey, PublicKey
 from common.secure_sum.context import round_context
 from common.secure_sum.groups import groups_of
 from common.secure_sum.layout import GroupSum, layouts
@@ -27,18 +39,6 @@ from common.secure_sum.statements import (
     as_text,
     parsed,
     roster_digest,
-)
-from common.signing import PrivateKey, PublicKey
-from common.wire import (
-    NOT_SECURE,
-    Keys,
-    KeysRequest,
-    MaskedUpdate,
-    Refusal,
-    Shares,
-    TrainRequest,
-    UnmaskRequest,
-    Update,
 )
 
 CONFIGS = Path(__file__).parents[3] / "configs"

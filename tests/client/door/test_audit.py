@@ -15,7 +15,7 @@ import pytest
 from client.records.audit import AuditLog, export, release_fields, verify
 from client.records.audit_lines import line_of, record_hash
 from common.errors import AuditError
-from common.wire import Update
+from common.messages.kinds import Update
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 

@@ -12,8 +12,7 @@ from client.desk.desk import Desk
 from client.guard.reasons import Told
 from client.records.audit import verify
 from common.errors import ConfigError, DataError
-from common.record_bytes import from_bytes, to_bytes
-from common.wire import (
+from common.messages.kinds import (
     Evaluation,
     QueryRequest,
     Refusal,
@@ -22,6 +21,7 @@ from common.wire import (
     TrainRequest,
     Update,
 )
+from common.messages.record_bytes import from_bytes, to_bytes
 from hospital import CountingTrainer, Hospital
 from tests.client.door.asking import ask, refusal
 

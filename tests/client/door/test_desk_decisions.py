@@ -7,9 +7,9 @@ import pytest
 from client.consent.approvals import Approvals
 from client.desk.answers import Answers
 from client.desk.desk import Desk
-from common.manifest import SignedManifest
-from common.signing import PrivateKey
-from common.wire import QueryRequest, Refusal, RefusalCode, Update
+from common.messages.kinds import QueryRequest, Refusal, RefusalCode, Update
+from common.messages.manifest import SignedManifest
+from common.messages.signing import PrivateKey
 from hospital import CountingTrainer, Hospital
 from tests.client.door.asking import ask, meanwhile, refusal
 

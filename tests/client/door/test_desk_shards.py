@@ -5,8 +5,8 @@ import shutil
 from dataclasses import replace
 
 from client.desk.desk import Desk
-from common.manifest import SignedManifest
-from common.wire import Refusal, RefusalCode, SiteCard, Update
+from common.messages.kinds import Refusal, RefusalCode, SiteCard, Update
+from common.messages.manifest import SignedManifest
 from hospital import CountingTrainer, Hospital
 from tests.client.door.asking import ask, meanwhile, refusal
 

@@ -7,12 +7,13 @@ from datetime import timedelta
 import pytest
 
 from client.desk.desk import Desk
-from common.config_file import canonical_json
-from common.digests import text_digest
-from common.manifest import PURPOSE, ManifestSite, SignedManifest
-from common.record_bytes import from_bytes, to_bytes
-from common.signing import PrivateKey
-from common.wire import Refusal, RefusalCode, Request, Update, decode_answer
+from common.config.reading import canonical_json
+from common.messages.digests import text_digest
+from common.messages.kinds import Refusal, RefusalCode, Request, Update
+from common.messages.manifest import PURPOSE, ManifestSite, SignedManifest
+from common.messages.record_bytes import from_bytes, to_bytes
+from common.messages.signing import PrivateKey
+from common.messages.wire import decode_answer
 from hospital import CountingTrainer, Hospital
 from tests.client.door.asking import ask, by_another_key, refusal
 

@@ -13,8 +13,8 @@ from client.desk.desk import LARGE_BYTES, Desk
 from client.records.audit import AuditLog
 from client.records.flood import MOST_A_MINUTE
 from client.trust.signed_request import verified
-from common.signing import PrivateKey
-from common.wire import QueryRequest, RefusalCode, SiteCard, Update
+from common.messages.kinds import QueryRequest, RefusalCode, SiteCard, Update
+from common.messages.signing import PrivateKey
 from hospital import CountingTrainer, Hospital, wait_until
 from tests.client.door.asking import ask, by_another_key, refusal
 

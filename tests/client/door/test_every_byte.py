@@ -24,12 +24,10 @@ from client.door.service import Server, TrainerStub, serve
 from client.door.site_pb2 import Chunk, ReportReply
 from client.guard.what_leaves import reason_to_keep
 from client.home.own_shard import ShardCounts
-from common.config import RunConfig
-from common.digests import message_digest
-from common.envelope import encode_signed_answer
-from common.manifest import Manifest
-from common.record_bytes import from_bytes, to_bytes
-from common.wire import (
+from common.config.run import RunConfig
+from common.messages.digests import message_digest
+from common.messages.envelope import encode_signed_answer
+from common.messages.kinds import (
     Answer,
     MaskedUpdate,
     QueryRequest,
@@ -38,6 +36,8 @@ from common.wire import (
     Shares,
     Update,
 )
+from common.messages.manifest import Manifest
+from common.messages.record_bytes import from_bytes, to_bytes
 from hospital import CountingTrainer, Hospital, make_hospital, make_trial
 
 COUNTS = ShardCounts(14, 4, 14, 4)

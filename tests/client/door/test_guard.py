@@ -25,17 +25,7 @@ from common.datasets.card import (
     RegionCount,
     SignCount,
 )
-from common.precision import SMALLEST_NORMAL, rounded
-from common.secure_sum.statements import (
-    Bundle,
-    MaskedNote,
-    MemberKey,
-    OpenedShares,
-    RoundKey,
-    Unmasking,
-    as_text,
-)
-from common.wire import (
+from common.messages.kinds import (
     EvaluateRequest,
     Evaluation,
     Keys,
@@ -47,6 +37,16 @@ from common.wire import (
     TrainRequest,
     UnmaskRequest,
     Update,
+)
+from common.messages.precision import SMALLEST_NORMAL, rounded
+from common.secure_sum.statements import (
+    Bundle,
+    MaskedNote,
+    MemberKey,
+    OpenedShares,
+    RoundKey,
+    Unmasking,
+    as_text,
 )
 
 ARRAYS = {"trunk.w": np.zeros((2, 3), dtype=np.float32), "heads.a": np.zeros(2, dtype=np.float32)}
@@ -331,8 +331,7 @@ def test_a_card_in_any_other_form_stays(text: str) -> None:
 
 def test_the_words_of_the_card_are_those_that_preparation_writes() -> None:
     from client.guard import card as guarded_card
-    from common import preprocess
-    from common.datasets import assemble, reading
+    from common.datasets import assemble, preprocess, reading
 
     assert {assemble.CONFLICT, reading.UNUSABLE} <= set(guarded_card.REASONS)
     source = preprocess.__file__

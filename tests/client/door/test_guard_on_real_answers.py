@@ -11,14 +11,14 @@ from client.desk.outgoing import at_precision, limits_of
 from client.guard.what_leaves import reason_to_keep
 from client.home.own_shard import counts_of
 from client.training.trainer import Trainer
-from common.config import RunConfig
-from common.config_file import canonical_json
-from common.layers import held_by
+from common.config.reading import canonical_json
+from common.config.run import RunConfig
 from common.local_site import LocalSite
-from common.manifest import Manifest
+from common.messages.kinds import EvaluateRequest, QueryRequest, TrainRequest, Update
+from common.messages.manifest import Manifest
 from common.model.arrays import array_names, read_arrays
+from common.model.layers import held_by
 from common.model.network import build_network
-from common.wire import EvaluateRequest, QueryRequest, TrainRequest, Update
 from hospital import Hospital, make_hospital
 
 SITES = {"north": "chestx", "valley": "retina", "lakeside": "pathoscan"}

@@ -9,8 +9,15 @@ from hypothesis import strategies as st
 
 from client.guard.reasons import UNKNOWN_REASON, told_of
 from client.training import trainer
+from common.messages.kinds import (
+    EvaluateRequest,
+    Evaluation,
+    Refusal,
+    RefusalCode,
+    TrainRequest,
+    Update,
+)
 from common.tasks import TASKS
-from common.wire import EvaluateRequest, Evaluation, Refusal, RefusalCode, TrainRequest, Update
 from hospital import CountingTrainer, Hospital
 
 ARRAYS = ("trunk.weight", "heads.chestx.bias")

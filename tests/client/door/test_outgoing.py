@@ -16,11 +16,10 @@ from client.desk.voice import Voice
 from client.records.audit import AuditLog
 from client.records.ledger import Ledger
 from client.training.state import LocalState
-from common.config import RunConfig
+from common.config.run import RunConfig
 from common.datasets.card import card_from_dict
 from common.errors import LedgerError
-from common.precision import rounded
-from common.wire import (
+from common.messages.kinds import (
     Evaluation,
     QueryRequest,
     Refusal,
@@ -29,6 +28,7 @@ from common.wire import (
     TrainRequest,
     Update,
 )
+from common.messages.precision import rounded
 from hospital import CountingTrainer, Hospital, make_hospital
 
 NOISE = (

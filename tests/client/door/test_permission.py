@@ -15,13 +15,13 @@ from client.records.audit import AuditLog
 from client.records.ledger import Ledger, ledger_of
 from client.records.spending import round_spending
 from client.trust.peers import write_pins
-from common.config import RunConfig
-from common.config_file import canonical_json
-from common.envelope import sign_request
+from common.config.reading import canonical_json
+from common.config.run import RunConfig
 from common.errors import ConfigError, LedgerError
-from common.manifest import Manifest, ManifestSite
-from common.signing import PrivateKey
-from common.wire import QueryRequest
+from common.messages.envelope import sign_request
+from common.messages.kinds import QueryRequest
+from common.messages.manifest import Manifest, ManifestSite
+from common.messages.signing import PrivateKey
 from hospital import Hospital
 
 COUNTS = ShardCounts(

@@ -7,8 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from client.desk.answers import Answers
-from common.config import RunConfig
-from common.wire import EvaluateRequest, Evaluation, Refusal, RefusalCode, TrainRequest, Update
+from common.config.run import RunConfig
+from common.messages.kinds import (
+    EvaluateRequest,
+    Evaluation,
+    Refusal,
+    RefusalCode,
+    TrainRequest,
+    Update,
+)
 from hospital import CountingTrainer, Hospital, make_hospital
 
 LARGER = "the update's norm is larger than its policy allows (1)"

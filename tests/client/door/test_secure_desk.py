@@ -12,11 +12,8 @@ from coordinator import Coordinator
 
 from client.records.ledger import Ledger
 from client.trust.peers import write_pins
-from common.config import RunConfig
-from common.record_bytes import from_bytes
-from common.secure_sum.layout import layouts
-from common.secure_sum.statements import MaskedNote, Unmasking, as_text, parsed
-from common.wire import (
+from common.config.run import RunConfig
+from common.messages.kinds import (
     NOT_SECURE,
     Answer,
     Keys,
@@ -29,6 +26,9 @@ from common.wire import (
     TrainRequest,
     UnmaskRequest,
 )
+from common.messages.record_bytes import from_bytes
+from common.secure_sum.layout import layouts
+from common.secure_sum.statements import MaskedNote, Unmasking, as_text, parsed
 from hospital import START, CountingTrainer, Hospital, make_trial
 
 NAMES = ("harbour", "island", "north", "valley")

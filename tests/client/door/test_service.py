@@ -17,8 +17,8 @@ from client.door.chunks import CHUNK_BYTES, TooLargeError, joined, split
 from client.door.service import MAX_ASKING, SERVICE, Server, TrainerStub, serve
 from client.door.site_pb2 import Chunk
 from common.errors import SiteError, WireError
-from common.signing import PrivateKey
-from common.wire import Refusal, RefusalCode, Update
+from common.messages.kinds import Refusal, RefusalCode, Update
+from common.messages.signing import PrivateKey
 from hospital import CountingTrainer, Hospital, wait_until
 
 REPOSITORY = Path(__file__).parents[3]

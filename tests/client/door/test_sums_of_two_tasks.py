@@ -10,13 +10,13 @@ import pytest
 from coordinator import Coordinator
 
 from client.trust.peers import write_pins
-from common.config import RunConfig
+from common.config.run import RunConfig
 from common.datasets.card import card_from_dict
+from common.messages.kinds import MaskedUpdate, Shares, SiteCard, TrainRequest, Update
+from common.messages.signing import PrivateKey
 from common.secure_sum.context import round_context
 from common.secure_sum.layout import layouts
 from common.secure_sum.statements import OpenedShares, as_text, parsed
-from common.signing import PrivateKey
-from common.wire import MaskedUpdate, Shares, SiteCard, TrainRequest, Update
 from hospital import CountingTrainer, Hospital, make_hospital
 
 TASKS = {

@@ -10,12 +10,12 @@ import pytest
 
 from client.door.service import TrainerStub
 from client.records.audit import verify
-from common.config import RunConfig
-from common.digests import architecture_digest
-from common.layers import held_by
+from common.config.run import RunConfig
+from common.messages.digests import architecture_digest
+from common.messages.kinds import Update
 from common.model.arrays import array_names, read_arrays
+from common.model.layers import held_by
 from common.model.network import build_network
-from common.wire import Update
 from hospital import Hospital, make_hospital, wait_until
 
 START = """
@@ -23,7 +23,7 @@ import logging, sys
 from pathlib import Path
 from client.home.folders import SiteHome
 from client.operations.trainer_process import run_trainer
-from common.log import configure
+from common.machine.log import configure
 configure(level=logging.INFO, as_json=True, stream=sys.stderr)
 run_trainer(SiteHome(Path(sys.argv[1])))
 """

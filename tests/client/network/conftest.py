@@ -9,8 +9,8 @@ import pytest
 import yaml
 from flwr.superlink.grid.http_grid import HttpGrid
 
-from common.bundle import build_bundle
-from common.wire import encode
+from common.messages.bundle import build_bundle
+from common.messages.wire import encode
 from tests.client.network.connected_site import CARD, Cable, Site, a_site
 from tests.client.network.superlink import Coordinator, free_port, write_certificates
 

@@ -22,14 +22,15 @@ from client.home.folders import SiteHome
 from client.home.node_key import make_node_key
 from client.home.site import LimitSettings
 from client.standing.connector_report import ConnectorReport, read_report
-from common.record_bytes import from_bytes, to_bytes
-from common.wire import SiteCard, encode
+from common.messages.kinds import SiteCard
+from common.messages.record_bytes import from_bytes, to_bytes
+from common.messages.wire import encode
 from tests.client.network.superlink import Coordinator, wait_until
 
 START_CONNECTOR = (
     "import logging, sys; from pathlib import Path; "
     "from client.network.connector import run_connector; "
-    "from client.home.folders import SiteHome; from common.log import configure; "
+    "from client.home.folders import SiteHome; from common.machine.log import configure; "
     "configure(level=logging.INFO, as_json=False, stream=sys.stderr); "
     "run_connector(SiteHome(Path(sys.argv[1])))"
 )

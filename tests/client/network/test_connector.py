@@ -19,17 +19,8 @@ from flwr.superlink.grid.http_grid import HttpGrid
 
 from client.network.trainer_line import TrainerLine
 from common.errors import SiteError
-from common.wire import (
-    QueryRequest,
-    Refusal,
-    RefusalCode,
-    SiteCard,
-    TrainRequest,
-    Update,
-    decode_answer,
-    decode_request,
-    encode,
-)
+from common.messages.kinds import QueryRequest, Refusal, RefusalCode, SiteCard, TrainRequest, Update
+from common.messages.wire import decode_answer, decode_request, encode
 from tests.client.network.connected_site import CARD, START_CONNECTOR, Site, refused_with, reported
 from tests.client.network.superlink import (
     Coordinator,

@@ -5,8 +5,9 @@ import time
 import pytest
 from flwr.superlink.grid.http_grid import HttpGrid
 
-from common.bundle import build_bundle
-from common.wire import QueryRequest, Refusal, RefusalCode, SiteCard, decode_answer, encode
+from common.messages.bundle import build_bundle
+from common.messages.kinds import QueryRequest, Refusal, RefusalCode, SiteCard
+from common.messages.wire import decode_answer, encode
 from tests.client.network.connected_site import CARD, Cable, Site, reported
 from tests.client.network.superlink import Coordinator, answer, ask, wait_until
 

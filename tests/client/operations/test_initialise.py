@@ -25,9 +25,9 @@ from client.home.folders import SiteHome
 from client.home.node_key import make_node_key, public_line, read_node_key
 from client.operations.initialise import initialise
 from client.trust.pins import pin_changes, read_pins, update_pins
-from common.admission import read_admission
 from common.errors import ConfigError, TrustError
-from common.signing import read_private_key
+from common.messages.admission import read_admission
+from common.messages.signing import read_private_key
 from server.operations.federation_file import Federation, read_federation
 from server.operations.home import CoordinatorHome
 from server.operations.provision import provision

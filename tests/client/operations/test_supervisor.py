@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from client.home.folders import SiteHome
-from common.lock import Lock
+from common.files.lock import Lock
 
 CHILD = """
 import os, signal, sys, time
@@ -39,7 +39,7 @@ while True:
 """
 RUN = (
     "import sys, logging; from pathlib import Path; from client.home.folders import SiteHome; "
-    "from client.operations.supervisor import run_site; from common.log import configure; "
+    "from client.operations.supervisor import run_site; from common.machine.log import configure; "
     "configure(level=logging.INFO, as_json=False, stream=sys.stderr); "
     "run_site(SiteHome(Path(sys.argv[1])), program=(sys.executable, '-P', sys.argv[2]))"
 )

@@ -15,7 +15,7 @@ from scipy.stats import norm
 from client.records import accountant
 from client.records.accountant import covers, epsilon
 from client.records.spending import Spending
-from common.privacy_config import Unit
+from common.config.privacy import Unit
 
 DELTA = 1e-5
 

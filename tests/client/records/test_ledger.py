@@ -16,9 +16,9 @@ from client.records.audit_lines import line_of, record_hash
 from client.records.chained_log import ChainedLog
 from client.records.ledger import Ledger, uncovered
 from client.records.spending import Spending
+from common.config.privacy import Unit
 from common.errors import LedgerError
-from common.privacy_config import Unit
-from common.whole_file import write_whole
+from common.files.whole_file import write_whole
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 ROUND = Spending(

@@ -9,6 +9,7 @@ import pytest
 from members import SHAPES, TASKS, Federation, config_of
 
 from common.errors import AggregationError
+from common.messages.kinds import MaskedUpdate, Refusal, RefusalCode, TrainRequest
 from common.secure_sum.context import model_digests
 from common.secure_sum.groups import groups_of
 from common.secure_sum.opening import open_sums
@@ -21,7 +22,6 @@ from common.secure_sum.statements import (
     parsed,
     roster_digest,
 )
-from common.wire import MaskedUpdate, Refusal, RefusalCode, TrainRequest
 
 FOUR = dict.fromkeys(("amber", "birch", "cedar", "delta"), "chestx")
 UNTRUSTED, FORBIDDEN = RefusalCode.UNTRUSTED, RefusalCode.FORBIDDEN

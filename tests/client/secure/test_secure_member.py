@@ -12,9 +12,9 @@ from members import RUN, SHAPES, TASKS, Federation, config_of
 
 from client.secure.memory import MAX_RUNS, SecureMemory
 from common.errors import AggregationError
+from common.messages.kinds import MaskedUpdate, Refusal, RefusalCode
 from common.secure_sum.layout import PEAK, GroupSum
 from common.secure_sum.statements import Bundle, MaskedNote, parsed, shares_digest
-from common.wire import MaskedUpdate, Refusal, RefusalCode
 
 
 @pytest.fixture

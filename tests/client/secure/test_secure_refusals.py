@@ -9,8 +9,10 @@ import pytest
 from members import RUN, Federation, config_of
 
 from client.secure.checks import Terms
-from common.config_file import canonical_json
+from common.config.reading import canonical_json
 from common.errors import DataError
+from common.messages.kinds import KeysRequest, MaskedUpdate, Refusal, RefusalCode, UnmaskRequest
+from common.messages.signing import PrivateKey
 from common.secure_sum.statements import (
     MemberKey,
     MemberList,
@@ -21,8 +23,6 @@ from common.secure_sum.statements import (
     signed_member_key,
     signed_round_key,
 )
-from common.signing import PrivateKey
-from common.wire import KeysRequest, MaskedUpdate, Refusal, RefusalCode, UnmaskRequest
 
 TASKS = dict.fromkeys(("amber", "birch", "cedar", "delta"), "chestx")
 UNTRUSTED, FORBIDDEN = RefusalCode.UNTRUSTED, RefusalCode.FORBIDDEN

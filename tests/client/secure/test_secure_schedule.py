@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from client.training.trainer import Trainer
-from common.config import RunConfig
-from common.config_file import canonical_json
-from common.layers import held_by
+from common.config.reading import canonical_json
+from common.config.run import RunConfig
 from common.local_site import LocalSite
+from common.messages.kinds import Arrays, TrainRequest, Update
 from common.model.arrays import array_names, read_arrays
+from common.model.layers import held_by
 from common.model.network import build_network
-from common.wire import Arrays, TrainRequest, Update
 
 MakeConfig = Callable[..., RunConfig]
 STEPS = 2  # 14 pictures, one epoch of two batches

@@ -16,7 +16,7 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, ge
 
 from client.home.folders import SiteHome
 from client.home.site import SiteSettings, read_site
-from common.config import PhantomSource
+from common.config.run import PhantomSource
 from common.datasets.phantom_source import open_phantom
 from common.tasks import TASKS
 

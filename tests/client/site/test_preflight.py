@@ -27,8 +27,8 @@ from client.operations.prepare import prepare_site
 from client.preflight.everything import Finding, check_site
 from client.preflight.machine import _gpu_finding
 from client.preflight.network import proxy_for, skew
-from common.admission import Admission, write_admission
-from common.signing import PrivateKey
+from common.messages.admission import Admission, write_admission
+from common.messages.signing import PrivateKey
 from server.operations.authority import Identity, new_authority, new_server
 
 POLICY = Path(__file__).resolve().parents[3] / "configs" / "policies" / "strict.yaml"

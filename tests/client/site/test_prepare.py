@@ -113,7 +113,7 @@ def test_the_store_gives_the_very_shard_that_reading_gives(hospital: Hospital) -
 
 def test_preparing_without_a_store_gives_the_same_shard(hospital: Hospital, tmp_path: Path) -> None:
     from client.operations.prepare import _Recipe, open_site_source, site_task
-    from common.seed import derive_seed
+    from common.machine.seed import derive_seed
 
     site = hospital.site
     with_store = prepare(hospital)

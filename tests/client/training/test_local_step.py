@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from client.training.local_step import NonFiniteLossError, proximal_term, train_locally
-from common.config import RunConfig
+from common.config.run import RunConfig
 from common.datasets.sample import Batch
-from common.layers import is_of_concepts
-from common.loss import total_loss
+from common.learning.loss import total_loss
+from common.model.layers import is_of_concepts
 from common.model.network import Network, build_network
 from common.model.optimiser import Steps
 from common.model.parameters import parameters_of

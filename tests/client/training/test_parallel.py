@@ -20,14 +20,14 @@ from client.training.local_step import LocalResult, NonFiniteLossError, Portion,
 from client.training.parallel import ParallelTraining
 from client.training.parallel_job import Group, as_line, read_said
 from client.training.parallel_rank import Share, portions
-from common.config import RunConfig
+from common.config.run import RunConfig
 from common.datasets.loader import batches
 from common.datasets.shard import open_shard
 from common.errors import SiteError
+from common.machine.seed import derive_seed, seed_everything
 from common.model.network import Network, build_network
 from common.model.optimiser import Steps
 from common.model.parameters import parameters_of
-from common.seed import derive_seed, seed_everything
 
 MakeConfig = Callable[..., RunConfig]
 SEED = 11

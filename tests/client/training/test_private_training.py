@@ -11,14 +11,14 @@ import pytest
 
 from client.training.state import count_layers
 from client.training.trainer import Trainer
-from common.config import RunConfig
-from common.config_file import canonical_json
-from common.durable import read_array_file
-from common.layers import held_by
+from common.config.reading import canonical_json
+from common.config.run import RunConfig
 from common.local_site import LocalSite
+from common.messages.durable import read_array_file
+from common.messages.kinds import Refusal, RefusalCode, TrainRequest, Update
 from common.model.arrays import array_names, read_arrays
+from common.model.layers import held_by
 from common.model.network import build_network
-from common.wire import Refusal, RefusalCode, TrainRequest, Update
 
 MakeConfig = Callable[..., RunConfig]
 PRIVATE = ("privacy.enabled=true", "privacy.steps_per_round=3", "privacy.sample_rate=0.3")

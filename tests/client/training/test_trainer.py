@@ -9,15 +9,22 @@ import pytest
 
 from client.operations.trainer_process import LazyTrainer
 from client.training.trainer import Trainer
-from common.config import RunConfig
-from common.config_file import canonical_json
-from common.digests import architecture_digest
+from common.config.reading import canonical_json
+from common.config.run import RunConfig
 from common.errors import DataError, RunError
-from common.layers import held_by
 from common.local_site import LocalSite
+from common.messages.digests import architecture_digest
+from common.messages.kinds import (
+    EvaluateRequest,
+    Evaluation,
+    Refusal,
+    RefusalCode,
+    TrainRequest,
+    Update,
+)
 from common.model.arrays import array_names, read_arrays
+from common.model.layers import held_by
 from common.model.network import build_network
-from common.wire import EvaluateRequest, Evaluation, Refusal, RefusalCode, TrainRequest, Update
 
 MakeConfig = Callable[..., RunConfig]
 

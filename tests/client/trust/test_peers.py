@@ -14,10 +14,10 @@ from client.home.folders import SiteHome
 from client.operations.initialise import initialise
 from client.records.audit import export, verify
 from client.trust.peers import fingerprint_of, pinned_keys, read_pins, write_pins
-from common.config_file import load_config
+from common.config.reading import load_config
 from common.errors import ConfigError, TrustError
-from common.manifest import Manifest, ManifestSite
-from common.signing import PrivateKey, read_private_key
+from common.messages.manifest import Manifest, ManifestSite
+from common.messages.signing import PrivateKey, read_private_key
 from server.operations.federation_file import read_federation
 from server.operations.home import CoordinatorHome
 from server.operations.provision import provision

@@ -14,11 +14,11 @@ from small_network import small_network
 from torch import Tensor, nn
 from torch.nn import functional
 
+from common.config.model import ModelConfig
 from common.errors import ExplanationError
 from common.explain import lrp_rules
 from common.explain.lrp import GAMMA, Relevance, attribute, lrp, propagate
 from common.model.network import Network, build_network
-from common.model_config import ModelConfig
 from common.tasks import task_named
 
 Array = NDArray[np.float64]

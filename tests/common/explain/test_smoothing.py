@@ -10,8 +10,8 @@ from common.explain.baseline import blurred, mean_colour
 from common.explain.gradient import slopes_of
 from common.explain.gradient_shap import attribute, expected_gradients
 from common.explain.smooth_grad import smoothed_slopes_of
+from common.machine.seed import derive_seed, generator
 from common.model.network import Network
-from common.seed import derive_seed, generator
 
 WEIGHT = torch.linspace(-1, 1, 3 * 256).reshape(3, 16, 16)
 

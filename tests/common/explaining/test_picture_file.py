@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.config import PreprocessConfig
+from common.config.run import PreprocessConfig
 from common.datasets.image_file import read_image
+from common.datasets.preprocess import preprocess
 from common.errors import DataError
 from common.explaining.picture_file import prepare_picture
 from common.explanation.anatomy import Extent
-from common.preprocess import preprocess
 from common.tasks import TASKS
 
 CONFIG = PreprocessConfig(

@@ -42,7 +42,7 @@ def measure(predictions: Predictions, *, replicates: int = 0) -> dict[str, Estim
 @pytest.fixture(scope="module")
 def torchmetrics_functional() -> ModuleType:
     # Importing torchmetrics imports torchvision, which needs this first.
-    importlib.import_module("common.torchvision_ops")
+    importlib.import_module("common.machine.torchvision_ops")
     return importlib.import_module("torchmetrics.functional.classification")
 
 

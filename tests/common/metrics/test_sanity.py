@@ -9,6 +9,7 @@ import yaml
 from scipy.stats import spearmanr
 from torch import Tensor
 
+from common.config.model import ModelConfig
 from common.errors import ConfigError
 from common.explain.evidence import evidence
 from common.metrics.localisation import (
@@ -29,7 +30,6 @@ from common.metrics.sanity import (
     restored,
 )
 from common.model.network import Network, build_network
-from common.model_config import ModelConfig
 from common.studies.looks_config import load_looks_config
 from common.studies.looks_measures import colour
 from common.studies.looks_phantom import Phantoms, make_phantoms

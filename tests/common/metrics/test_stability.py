@@ -45,7 +45,7 @@ def corner_map(pictures: Tensor) -> Tensor:
 @pytest.fixture(scope="module")
 def torchmetrics_image() -> ModuleType:
     # Importing torchmetrics imports torchvision, which needs this first.
-    importlib.import_module("common.torchvision_ops")
+    importlib.import_module("common.machine.torchvision_ops")
     return importlib.import_module("torchmetrics.functional.image")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from common.model_config import ModelConfig
+from common.config.model import ModelConfig
 
 Configured = Callable[..., ModelConfig]
 

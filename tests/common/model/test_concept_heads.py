@@ -5,11 +5,11 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from common.config.model import ModelConfig
 from common.errors import ModelError
-from common.layers import group_of, is_of_concepts
+from common.model.layers import group_of, is_of_concepts
 from common.model.network import Network, build_network
 from common.model.parameters import parameters_of
-from common.model_config import ModelConfig
 from common.tasks import TASKS
 
 Configured = Callable[..., ModelConfig]

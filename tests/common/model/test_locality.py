@@ -6,11 +6,11 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from common.config.model import ModelConfig
 from common.errors import ModelError
 from common.model.encoder import Encoder
 from common.model.locality import measure_locality
 from common.model.network import Network, Output, Trunk, build_network
-from common.model_config import ModelConfig
 from common.tasks import TASKS
 
 Configured = Callable[..., ModelConfig]

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from common.config.model import ModelConfig
 from common.errors import ModelError
 from common.model.network import build_network, grade_probabilities, probabilities
-from common.model_config import ModelConfig
 from common.tasks import TASKS
 
 Configured = Callable[..., ModelConfig]

@@ -10,11 +10,11 @@ from opacus import GradSampleModule
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from common.config.loss import LossConfig
+from common.config.model import ModelConfig
 from common.datasets.sample import Batch
-from common.loss import sample_losses
-from common.loss_config import LossConfig
+from common.learning.loss import sample_losses
 from common.model.network import Network, build_network
-from common.model_config import ModelConfig
 from common.tasks import TASKS, Task
 
 Configured = Callable[..., ModelConfig]

@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from common.config.model import ModelConfig
 from common.errors import ModelError
 from common.model.arrays import array_names, read_arrays
 from common.model.network import Network, build_network
 from common.model.weights import load_weights
-from common.model_config import ModelConfig
 from common.tasks import TASKS, task_named
 
 Configured = Callable[..., ModelConfig]

@@ -8,11 +8,11 @@ import pytest
 import yaml
 from scipy.special import expit
 
-from common.config import PreprocessConfig
+from common.config.model import ModelConfig
+from common.config.run import PreprocessConfig
 from common.metrics.novelty import Familiar, fit_familiar
 from common.metrics.temperature import grade_chances
 from common.model.network import Network, build_network
-from common.model_config import ModelConfig
 from common.package.responses import Responses
 from common.package.schema import Calibration, Conformal, ModelPackage, TaskPackage
 from common.tasks import Task, task_named

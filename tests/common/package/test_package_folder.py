@@ -11,6 +11,7 @@ import pytest
 import torch
 from scipy.special import expit
 
+from common.datasets.transforms import normalise
 from common.errors import DataError, ModelError
 from common.metrics.novelty import Familiar
 from common.model.network import Network
@@ -20,7 +21,6 @@ from common.package.loading import LoadedModel, network_input, open_package
 from common.package.schema import MODEL_FILE, NOVELTY_FILE, WEIGHTS_FILE, ModelPackage
 from common.package.writing import write_package
 from common.tasks import Task
-from common.transforms import normalise
 
 SIDE_PX = 64
 Novelties = Mapping[str, Familiar]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from common.config import PhantomSource
-from common.config_file import load_config
+from common.config.reading import load_config
+from common.config.run import PhantomSource
 from common.datasets.phantom_source import open_phantom
 from common.datasets.prepare import prepare_shard
 from common.datasets.shard import Shard

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 
-from common.loss import classification_loss
-from common.loss_config import LossConfig
+from common.config.loss import LossConfig
+from common.learning.loss import classification_loss
 from common.metrics.temperature import grade_chances
 from common.package.calibrating import calibrate, calibration_error
 from common.package.responses import Responses

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.config import RunConfig
-from common.config_file import load_config
+from common.config.reading import load_config
+from common.config.run import RunConfig
 from common.datasets.card import DataCard, DuplicateCount, PartCount, PixelRange
 from common.datasets.record import EVERY_POSITIVE_LABEL
 from common.datasets.shard import SITE_PARTS, Shard

@@ -7,11 +7,11 @@ import torch
 import yaml
 from torch import nn
 
-from common.config import RunConfig
+from common.config.model import ModelConfig
+from common.config.run import RunConfig
 from common.errors import ModelError
-from common.loss import sample_losses
+from common.learning.loss import sample_losses
 from common.model.network import Network, build_network
-from common.model_config import ModelConfig
 from common.private.check import (
     complaint_about,
     random_batch,

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.config import RunConfig
+from common.config.run import RunConfig
 from common.datasets.loader import make_batch
 from common.datasets.sample import Batch
 from common.datasets.shard import Shard
-from common.loss import sample_losses
+from common.learning.loss import sample_losses
 from common.model.network import Network, build_network
 from common.model.parameters import parameters_of
 from common.private.gradients import METHODS, Method, add_clipped, clipped_sum, unit_norms

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from common.config import RunConfig
+from common.config.privacy import PrivacyConfig
+from common.config.run import RunConfig
 from common.datasets.shard import Shard
 from common.errors import DataError
-from common.privacy_config import PrivacyConfig
 from common.private.sampling import draw_units, packed, units_of
 from common.private.secure_random import SecureRandom
 

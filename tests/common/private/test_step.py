@@ -7,17 +7,17 @@ import pytest
 import torch
 from scipy import stats
 
-from common.config import RunConfig
+from common.config.run import RunConfig
 from common.datasets.loader import make_batch
 from common.datasets.shard import Shard
 from common.errors import ModelError
-from common.loss import total_loss
+from common.learning.loss import total_loss
+from common.machine.seed import seed_everything
 from common.model.network import Network, build_network
 from common.model.optimiser import optimiser_of
 from common.model.parameters import parameters_of
 from common.private.secure_random import SecureRandom
 from common.private.step import PrivateResult, release_mean, train_privately
-from common.seed import seed_everything
 from common.tasks import Task
 
 NOTHING = MappingProxyType({})

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from common.config import RunConfig
-from common.config_file import load_config
+from common.config.reading import load_config
+from common.config.run import RunConfig
 from common.secure_sum.groups import groups_among, groups_of, groups_of_task
 
 SITES = {

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from common.config import RunConfig
-from common.config_file import load_config
+from common.config.reading import load_config
+from common.config.run import RunConfig
 from common.errors import ConfigError, DataError, WireError
+from common.messages.kinds import Update
 from common.secure_sum.contribution import contribution, floor_bits, scaling, site_extras
 from common.secure_sum.layout import PEAK, Layout, layouts
 from common.secure_sum.measures import LOSS_PARTS
-from common.wire import Update
 
 CLIP_NORM = 10.0
 SHAPES = {"trunk.b": (3,), "trunk.a": (2, 4), "heads.chestx.w": (5,), "heads.retina.w": (6,)}

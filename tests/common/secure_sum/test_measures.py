@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from common.config import RunConfig
-from common.config_file import load_config
+from common.config.reading import load_config
+from common.config.run import RunConfig
 from common.datasets.prepare import prepare_shard
 from common.datasets.shard import open_shard
 from common.datasets.sources import open_source
-from common.evaluate import evaluate, measure, released_metrics
-from common.loss import LossParts
+from common.learning.evaluate import evaluate, measure, released_metrics
+from common.learning.loss import LossParts
 from common.model.network import Network, build_network
 from common.secure_sum.measures import LOSS_BOUND, LOSS_PARTS, metric_bound, metric_names
 

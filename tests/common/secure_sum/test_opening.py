@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from members import RUN, Federation, config_of
 
 from common.errors import AggregationError
+from common.messages.kinds import MaskedUpdate
 from common.secure_sum.groups import groups_of
 from common.secure_sum.opening import open_sums, threshold
 from common.secure_sum.statements import OpenedShares, RoundOpening, signed_round_key
-from common.wire import MaskedUpdate
 
 FIVE = dict.fromkeys(("amber", "birch", "cedar", "delta", "ember"), "chestx")
 

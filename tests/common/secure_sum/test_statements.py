@@ -3,6 +3,7 @@
 import pytest
 
 from common.errors import TrustError, WireError
+from common.messages.signing import PrivateKey
 from common.secure_sum.statements import (
     MemberKey,
     MemberList,
@@ -15,7 +16,6 @@ from common.secure_sum.statements import (
     verify_member_key,
     verify_round_key,
 )
-from common.signing import PrivateKey
 
 KEY = PrivateKey.new()
 X25519 = "A" * 43 + "="

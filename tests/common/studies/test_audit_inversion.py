@@ -8,7 +8,8 @@ import pytest
 import torch
 import yaml
 
-from common.config import RunConfig
+from common.config.run import RunConfig
+from common.datasets.transforms import normalise
 from common.model.network import Network, build_network
 from common.studies.audit_config import AuditConfig, load_audit_config, run_of
 from common.studies.audit_inversion import (
@@ -28,7 +29,6 @@ from common.studies.audit_updates import (
     seen_summed,
     seen_with_noise,
 )
-from common.transforms import normalise
 
 SIDE_PX = 64
 

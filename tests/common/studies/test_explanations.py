@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from common.config import PreprocessConfig
-from common.config_file import load_config
+from common.config.reading import load_config
+from common.config.run import PreprocessConfig
 from common.errors import ConfigError, DataError, ExplanationError
 from common.explain import EXPLAINERS
 from common.explain.asking import bound

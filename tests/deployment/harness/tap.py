@@ -13,17 +13,9 @@ from flwr.app import Message, RecordDict
 from flwr.supercore.inflatable.inflatable_object import get_object_type_from_object_content
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
-from common.envelope import SignedRequest, decode_signed_request
-from common.wire import (
-    Answer,
-    Evaluation,
-    Keys,
-    MaskedUpdate,
-    Shares,
-    SiteCard,
-    Update,
-    decode_answer,
-)
+from common.messages.envelope import SignedRequest, decode_signed_request
+from common.messages.kinds import Answer, Evaluation, Keys, MaskedUpdate, Shares, SiteCard, Update
+from common.messages.wire import decode_answer
 
 _ANSWERS: dict[str, Any] = {
     "site-card": SiteCard,

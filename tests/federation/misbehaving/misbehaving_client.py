@@ -8,7 +8,7 @@ from wrapped_site import CrashingSite, WrappedSite
 
 from client.app import client_app, site_of_this_machine
 from client.training.site_trainer import AnsweringSite
-from common.wire import MaskedUpdate, Refusal, TrainRequest, Update
+from common.messages.kinds import MaskedUpdate, Refusal, TrainRequest, Update
 
 
 class NanSite(WrappedSite):

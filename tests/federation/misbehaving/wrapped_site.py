@@ -1,7 +1,7 @@
 """A site that passes everything on to the real one; tests let it misbehave in one place."""
 
 from client.training.site_trainer import AnsweringSite
-from common.wire import (
+from common.messages.kinds import (
     EvaluateRequest,
     Evaluation,
     Keys,

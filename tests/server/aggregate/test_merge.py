@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import AggregationError
-from common.wire import Update
+from common.messages.kinds import Update
 from server.aggregate import AGGREGATIONS
 from server.aggregate.merge import merge
 from server.aggregate.validate import objection

@@ -3,7 +3,7 @@
 import pytest
 from flwr.common.constant import ErrorCode
 
-from common.wire import Refusal, RefusalCode
+from common.messages.kinds import Refusal, RefusalCode
 from server.exchange.awaited import Awaited, NoAnswer, Patience
 from server.exchange.participation import Outcome
 

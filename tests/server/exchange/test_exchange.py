@@ -18,10 +18,8 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from common.datasets.card import DataCard, PixelRange
 from common.datasets.card import DuplicateCount as Duplicates
-from common.envelope import decode_signed_request, encode_signed_answer
-from common.manifest import SignedManifest
-from common.signing import PrivateKey
-from common.wire import (
+from common.messages.envelope import decode_signed_request, encode_signed_answer
+from common.messages.kinds import (
     Answer,
     Keys,
     KeysRequest,
@@ -34,9 +32,10 @@ from common.wire import (
     TrainRequest,
     UnmaskRequest,
     Update,
-    decode_any_request,
-    encode,
 )
+from common.messages.manifest import SignedManifest
+from common.messages.signing import PrivateKey
+from common.messages.wire import decode_any_request, encode
 from server.exchange.awaited import NoAnswer
 from server.exchange.exchange import Discovery, Exchange
 from server.exchange.participation import Outcome

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from common.precision import PRECISIONS, Precision
-from common.wire import SiteCard, TrainRequest, Update
+from common.messages.kinds import SiteCard, TrainRequest, Update
+from common.messages.precision import PRECISIONS, Precision
 from server.exchange.participation import Outcome
 from server.exchange.replies import sort_out
 

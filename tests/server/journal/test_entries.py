@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from common.config import RunConfig
+from common.config.run import RunConfig
+from common.messages.kinds import Metrics
 from common.secure_sum.layout import Measure
-from common.wire import Metrics
 from server.exchange.participation import Outcome
 from server.journal.entries import (
     floor_before,

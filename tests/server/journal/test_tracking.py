@@ -19,7 +19,7 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from common.config import RunConfig, TrackingConfig
+from common.config.run import RunConfig, TrackingConfig
 from common.errors import RunError
 from server.journal.metric_names import round_metrics, valid_name
 from server.journal.tracked_params import flattened

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from common.config import PhantomSource, RunConfig
-from common.config_file import load_config
+from common.config.reading import load_config
+from common.config.run import PhantomSource, RunConfig
 from common.datasets.phantom_source import open_phantom
 from common.datasets.prepare import prepare_shard
 from common.datasets.shard import Shard
 from common.errors import ConfigError, RunError
+from common.messages.kinds import Arrays, SiteCard
 from common.model.arrays import array_names, read_arrays
 from common.model.network import Network, build_network
-from common.wire import Arrays, SiteCard
 from server.exchange.participation import Outcome, Status, Verdict
 from server.journal.journal import Journal
 from server.journal.tracking import start_tracking

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from common.config import PhantomSource, RunConfig
-from common.config_file import load_config
+from common.config.reading import load_config
+from common.config.run import PhantomSource, RunConfig
 from common.datasets.loader import make_batch
 from common.datasets.phantom_source import open_phantom
 from common.datasets.prepare import prepare_shard

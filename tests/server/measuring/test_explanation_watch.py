@@ -9,17 +9,17 @@ import pytest
 import torch
 from PIL import Image
 
-from common.concept_evaluation import ConceptPredictions
-from common.config import PhantomSource, RunConfig
-from common.config_file import load_config
+from common.config.reading import load_config
+from common.config.run import PhantomSource, RunConfig
 from common.datasets.phantom_source import open_phantom
 from common.datasets.prepare import prepare_shard
 from common.datasets.shard import Shard
-from common.evaluate import TaskPredictions, evaluate
+from common.learning.concept_evaluation import ConceptPredictions
+from common.learning.evaluate import TaskPredictions, evaluate
+from common.machine.seed import derive_seed
+from common.messages.kinds import Arrays
 from common.model.arrays import array_names, read_arrays
 from common.model.network import Network, build_network
-from common.seed import derive_seed
-from common.wire import Arrays
 from server.journal.metric_names import round_metrics
 from server.measuring.central_eval import CentralResult
 from server.measuring.explanation_entries import explanation_entry

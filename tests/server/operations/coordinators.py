@@ -17,8 +17,8 @@ from typing import IO
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from common.admission import Admission, write_admission
-from common.signing import PrivateKey
+from common.messages.admission import Admission, write_admission
+from common.messages.signing import PrivateKey
 from server.operations.federation_file import read_federation
 from server.operations.home import CoordinatorHome
 from server.operations.provision import provision

@@ -10,9 +10,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from client.home.node_key import make_node_key, public_line
-from common.admission import Admission, read_admission, write_admission
 from common.errors import ConfigError, RunError, TrustError
-from common.signing import PrivateKey, public_key
+from common.messages.admission import Admission, read_admission, write_admission
+from common.messages.signing import PrivateKey, public_key
 from server.operations.admitted import admit, read_admitted, register_again, retire
 from server.operations.federation_file import read_federation
 from server.operations.home import CoordinatorHome

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from common.config_file import load_config
+from common.config.reading import load_config
 from common.errors import ConfigError
 from server.operations.federation_file import federation_text, read_federation
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from common.admission import read_admission
+from common.messages.admission import read_admission
 from server.operations.admitted import admit, read_admitted, retire
 from server.operations.flower_control import FlowerControl, control_of
 from server.operations.home import CoordinatorHome

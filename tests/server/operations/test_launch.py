@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from common.admission import read_admission
-from common.config_file import config_digest
+from common.config.reading import config_digest
 from common.errors import ConfigError, FoveaError, RunError
-from common.manifest import open_manifest
+from common.messages.admission import read_admission
+from common.messages.manifest import open_manifest
 from server.cli import main
 from server.operations.admitted import admit, retire
 from server.operations.home import CoordinatorHome, RunFolder

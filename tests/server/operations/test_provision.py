@@ -13,15 +13,15 @@ from cryptography import x509
 from client.consent.policy_file import read_policy
 from client.home.connector_file import read_connector
 from client.home.site import read_site
-from common.certificates import (
+from common.errors import ConfigError, TrustError
+from common.messages.certificates import (
     certificate_fingerprint,
     check_server_certificate,
     line_fingerprint,
     read_authorities,
     read_certificates,
 )
-from common.errors import ConfigError, TrustError
-from common.signing import read_private_key, read_public_key
+from common.messages.signing import read_private_key, read_public_key
 from server.operations.federation_file import Federation, FederationSite, read_federation
 from server.operations.home import CoordinatorHome
 from server.operations.provision import provision

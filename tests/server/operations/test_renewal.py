@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from common.certificates import read_authorities, read_certificates
 from common.errors import ConfigError, TrustError
-from common.signing import read_private_key
+from common.messages.certificates import read_authorities, read_certificates
+from common.messages.signing import read_private_key
 from server.operations.federation_file import Federation, read_federation
 from server.operations.home import CoordinatorHome
 from server.operations.provision import provision, read_pins

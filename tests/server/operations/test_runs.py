@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from common.errors import DataError, RunError
-from common.lock import Lock
+from common.files.lock import Lock
 from server.cli import main
 from server.exchange.participation import Outcome, Reply, Status
 from server.operations import reported_progress

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from common.errors import ConfigError, RunError
-from common.manifest import open_manifest
+from common.messages.manifest import open_manifest
 from server.cli import main
 from server.operations.admitted import read_admitted
 from server.operations.authority import new_server, read_identity

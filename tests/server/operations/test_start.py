@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from common.admission import read_admission
 from common.errors import RunError
+from common.messages.admission import read_admission
 from server.operations import flower_control, start
 from server.operations.admitted import admit
 from server.operations.home import CoordinatorHome, RunFolder

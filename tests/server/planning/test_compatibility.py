@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from common.config import FederationConfig, RunConfig, SiteConfig
+from common.config.run import FederationConfig, RunConfig, SiteConfig
 from common.errors import ConfigError
 from server.aggregate import AGGREGATIONS
 from server.cli import main

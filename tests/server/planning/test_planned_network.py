@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.config import RunConfig
-from common.config_file import load_config
+from common.config.reading import load_config
+from common.config.run import RunConfig
 from common.errors import ConfigError, ModelError
 from server.planning.planned_network import planned_network
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.config_file import LoadedConfig, load_config
+from common.config.reading import LoadedConfig, load_config
 from common.datasets.shard import Shard
 from common.errors import ConfigError, DataError
 from server.planning.preparation import (

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from common.config import RunConfig
+from common.config.run import RunConfig
 from common.not_covered import NOT_COVERED
 from server.journal.entries import privacy_about
 from server.journal.metric_names import (

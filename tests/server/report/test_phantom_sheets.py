@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.config import PhantomSource, RunConfig
-from common.config_file import load_config
+from common.config.reading import load_config
+from common.config.run import PhantomSource, RunConfig
 from common.datasets.phantom.contact_sheet import contact_sheet
 from common.datasets.phantom_source import open_phantom
 from server.report.phantom_sheets import draw_phantom_sheets

@@ -9,10 +9,10 @@ from flwr.app import Context
 from flwr.serverapp import Grid
 
 from client.app import client_app
-from common.config import RunConfig
-from common.config_file import config_digest, load_config
+from common.config.reading import config_digest, load_config
+from common.config.run import RunConfig
 from common.datasets.card import DataCard, DuplicateCount, PartCount, PixelRange
-from common.wire import (
+from common.messages.kinds import (
     Arrays,
     EvaluateRequest,
     Evaluation,

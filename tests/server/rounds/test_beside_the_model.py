@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from common.wire import Arrays
+from common.messages.kinds import Arrays
 from server.rounds.round_report import NOTHING_BESIDE, Beside
 from tests.server.rounds.small_runs import (
     TASKS,

@@ -10,8 +10,8 @@ import pytest
 from flwr.app import Message
 
 from client.training.state import LocalState
-from common.config_file import config_digest
-from common.wire import Refusal, TrainRequest, Update
+from common.config.reading import config_digest
+from common.messages.kinds import Refusal, TrainRequest, Update
 from server.record.checkpoint import load_checkpoint
 from server.rounds.rounds import Federation, run_rounds
 from tests.server.rounds.small_runs import (

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from flwr.app import Message
 
-from common.config_file import config_digest
+from common.config.reading import config_digest
 from common.errors import RunError
-from common.wire import Refusal, TrainRequest, Update
+from common.messages.kinds import Refusal, TrainRequest, Update
 from server.exchange.participation import Status, verdict
 from server.record.checkpoint import load_checkpoint
 from server.rounds.rounds import measure_untrained, run_rounds

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.config import RunConfig
-from common.config_file import config_digest
-from common.evaluate import TaskReport
-from common.wire import Arrays
+from common.config.reading import config_digest
+from common.config.run import RunConfig
+from common.learning.evaluate import TaskReport
+from common.messages.kinds import Arrays
 from server.journal.journal import Journal
 from server.journal.kept_rounds import KeptRounds
 from server.journal.tracking import connect, continue_tracking, start_tracking

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.config import RunConfig
-from common.config_file import canonical_json
+from common.config.reading import canonical_json
+from common.config.run import RunConfig
 from common.errors import ConfigError, RunError
-from common.wire import Refusal, TrainRequest, Update
+from common.messages.kinds import Refusal, TrainRequest, Update
 from server.exchange.exchange import Discovery
 from server.exchange.participation import Outcome, Status, verdict
 from server.exchange.requests import train_requests

@@ -17,10 +17,10 @@ from flwr.superlink.federation import NoOpFederationManager
 from flwr.superlink.grid import InMemoryGrid
 from mlflow import MlflowClient
 
-from common.admission import read_admission
-from common.config_file import config_digest
+from common.config.reading import config_digest
 from common.errors import ConfigError, RunError, TrustError
-from common.lock import Lock
+from common.files.lock import Lock
+from common.messages.admission import read_admission
 from common.model.arrays import array_names, read_arrays
 from common.model.network import build_network
 from server.app import app

@@ -11,8 +11,8 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from common.config import PhantomSource, RunConfig
-from common.config_file import load_config
+from common.config.reading import load_config
+from common.config.run import PhantomSource, RunConfig
 from common.datasets.phantom_source import open_phantom
 from common.datasets.prepare import prepare_shard
 from common.datasets.shard import Shard

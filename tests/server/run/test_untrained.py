@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from common.config import RunConfig
-from common.config_file import load_config
-from common.layers import TRUNK
+from common.config.privacy import SecureAggregationConfig
+from common.config.reading import load_config
+from common.config.run import RunConfig
 from common.model.arrays import array_names
+from common.model.layers import TRUNK
 from common.model.network import build_network
-from common.privacy_config import SecureAggregationConfig
 from server.exchange.participation import Outcome, Participation, Reply
 from server.planning.secured import secured
 from server.record.summary import GroupEntry, RoundEntry, SiteRoundEntry, SumsEntry

@@ -6,10 +6,10 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.serverapp.strategy import FedAdam, FedAvgM
 from flwr.supercore.task_identity import TaskIdentity
 
-from common.config import RunConfig
-from common.config_file import load_config
+from common.config.reading import load_config
+from common.config.run import RunConfig
 from common.errors import ConfigError
-from common.wire import SiteCard
+from common.messages.kinds import SiteCard
 from server.strategies import STRATEGIES
 
 CONFIGS = Path(__file__).parents[3] / "configs"

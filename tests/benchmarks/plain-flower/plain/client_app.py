@@ -9,11 +9,11 @@ from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from client.training.local_step import Steps, train_locally
-from common.config import RunConfig
+from common.config.run import RunConfig
 from common.datasets.loader import batches
 from common.datasets.sample import Batch
 from common.datasets.shard import Shard, open_shard
-from common.loss import total_loss
+from common.learning.loss import total_loss
 from common.model.network import Network
 from plain.common import config_of, network_of
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from common.config import RunConfig
+from common.config.run import RunConfig
 from common.model.network import Network, build_network
 
 

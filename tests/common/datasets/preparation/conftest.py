@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from common.config import (
+from common.config.run import (
     AugmentConfig,
     DataConfig,
     DuplicateConfig,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.config import DataConfig
+from common.config.run import DataConfig
 from common.datasets.checksums import verify_shard
 from common.datasets.prepare import prepare_shard
 from common.datasets.record import Case, Source

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from common.config import DuplicateConfig
+from common.config.run import DuplicateConfig
 from common.datasets.duplicates import DuplicateReport, Signature, find_duplicates, signature
 from common.datasets.record import Case
 

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from common.config import AugmentConfig, DataConfig
+from common.config.run import AugmentConfig, DataConfig
 from common.datasets.loader import batches, eval_batches, make_batch
 from common.datasets.prepare import prepare_shard
 from common.datasets.record import EVERY_POSITIVE_LABEL, Case, CaseRegion, Source
 from common.datasets.sample import Batch
 from common.datasets.shard import Shard, concept_masks, lesion_masks
+from common.datasets.transforms import Augmentation, denormalise
 from common.errors import DataError
 from common.tasks import TASKS, task_named
-from common.transforms import Augmentation, denormalise
 
 TASK = task_named("chestx", ("Effusion", "Mass"))
 GRID = (4, 4)

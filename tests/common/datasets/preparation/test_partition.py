@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from common.config import DuplicateConfig
+from common.config.run import DuplicateConfig
 from common.datasets.partition import partition, scan_duplicates
 from common.datasets.record import Case, Exclusion, Source
 from common.datasets.source_traits import identity_of

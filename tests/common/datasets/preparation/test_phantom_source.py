@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from common.config import PhantomSource
+from common.config.run import PhantomSource
 from common.datasets.phantom_source import PhantomTable, open_phantom
 from common.datasets.source_traits import identity_of
 from common.errors import ConfigError

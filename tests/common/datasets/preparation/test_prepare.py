@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.config import DataConfig, PhantomSource
+from common.config.run import DataConfig, PhantomSource
 from common.datasets.phantom_source import open_phantom
 from common.datasets.prepare import prepare_shard
 from common.datasets.record import (

@@ -12,17 +12,17 @@ from PIL import Image
 from scipy.ndimage import binary_dilation
 
 from common.concepts import concept_targets, concepts_of
-from common.config import DataConfig, IdridSource, ManifestColumns, ManifestSource, RunConfig
-from common.config_file import load_config
+from common.config.reading import load_config
+from common.config.run import DataConfig, IdridSource, ManifestColumns, ManifestSource, RunConfig
 from common.datasets.picture_store import PictureStore
 from common.datasets.prepare import prepare_shard
+from common.datasets.preprocess import preprocess
 from common.datasets.record import Case, MaskValue, Record, Region, finding_of
 from common.datasets.roi_file import all_region_pixels, read_class_mask, region_pixels
 from common.datasets.shard import Shard, concept_masks, lesion_masks
 from common.datasets.sources import FileSourceTable, open_source
 from common.datasets.views import SubsetSource
 from common.errors import ConfigError, DataError
-from common.preprocess import preprocess
 from common.tasks import Task, task_named
 
 CONFIGS = Path(__file__).resolve().parents[4] / "configs"

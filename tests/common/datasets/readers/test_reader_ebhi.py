@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.config import EbhiSource
+from common.config.run import EbhiSource
 from common.datasets.csv_table import read_csv
 from common.datasets.ebhi import PATIENT
 from common.datasets.sources import FileSourceTable, open_source

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.config import IdridSource
+from common.config.run import IdridSource
 from common.datasets.csv_table import read_csv
 from common.datasets.idrid import TWINS, _grades, _twins
 from common.datasets.record import Source

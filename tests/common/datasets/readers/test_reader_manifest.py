@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.config import DataConfig, ManifestColumns, ManifestSource
-from common.config_file import load_config
+from common.config.reading import load_config
+from common.config.run import DataConfig, ManifestColumns, ManifestSource
 from common.datasets.csv_table import read_csv
 from common.datasets.prepare import prepare_shard
 from common.datasets.sources import FileSourceTable, open_source

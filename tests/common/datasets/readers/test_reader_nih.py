@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.config import NihSource
+from common.config.run import NihSource
 from common.datasets.record import Source
 from common.datasets.sources import FileSourceTable, open_source
 from common.errors import DataError

@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 
 from client.secure.checks import Terms
 from client.secure.member import SecureMember
-from common.config import PoolSource, RunConfig, SiteConfig
-from common.config_file import load_config
-from common.digests import message_digest, text_digest
-from common.signing import PrivateKey, PublicKey
-from common.wire import (
+from common.config.reading import load_config
+from common.config.run import PoolSource, RunConfig, SiteConfig
+from common.messages.digests import message_digest, text_digest
+from common.messages.kinds import (
     Keys,
     KeysRequest,
     MaskedUpdate,
@@ -25,6 +24,7 @@ from common.wire import (
     UnmaskRequest,
     Update,
 )
+from common.messages.signing import PrivateKey, PublicKey
 from server.exchange.awaited import NoAnswer
 from server.exchange.correspondence import Answered
 from server.exchange.exchange import Discovery, Exchange

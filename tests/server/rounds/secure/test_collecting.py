@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from common.errors import ConfigError, RunError
+from common.messages.kinds import NOT_SECURE, Keys, MaskedUpdate, Refusal, RefusalCode, Shares
 from common.secure_sum.statements import (
     Bundle,
     MaskedNote,
@@ -19,7 +20,6 @@ from common.secure_sum.statements import (
     as_text,
     parsed,
 )
-from common.wire import NOT_SECURE, Keys, MaskedUpdate, Refusal, RefusalCode, Shares
 from server.exchange.participation import Outcome
 from server.exchange.site_config import told
 from server.rounds.collecting import Collected

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from common.errors import FoveaError
+from common.messages.kinds import NOT_SECURE, MaskedUpdate
+from common.messages.signing import PublicKey
 from common.secure_sum.layout import Layout, layouts
 from common.secure_sum.statements import MaskedNote, as_text, parsed
-from common.signing import PublicKey
-from common.wire import NOT_SECURE, MaskedUpdate
 from server.exchange.site_config import told
 from server.rounds.secure.contributions import believed
 from server.rounds.secure.kept import KeptFile, OpenedRound

@@ -1,0 +1,1 @@
+"""The training loss and the evaluation loop, the same at a site and at the coordinator."""

@@ -1,0 +1,1 @@
+"""What every process needs of its surroundings: seeds, log lines, text fit for a terminal."""
