@@ -186,7 +186,7 @@ def _row_digest(subject: Subject, method: str) -> str:
     """Return a digest of all that decides a row: settings, pictures, weights and code."""
     digest = hashlib.sha256()
     settings = subject.config.model_dump_json(exclude={"sets", "corrections"})
-    measured = subject.prepared.config.model_dump_json(include={"measured"})
+    measured = subject.prepared.config.model_dump_json(include={"measured", "bar_margin"})
     name = subject.prepared.name
     for text in (method, name, settings, measured, subject.prepared.digest):
         digest.update(text.encode() + b"\x1f")

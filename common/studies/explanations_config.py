@@ -24,6 +24,7 @@ class SetConfig(Section):
     pool: str | None  # of the recipe, or
     sources: tuple[FileSource, ...] | None  # the set's own
     measured: tuple[str, ...]  # logits whose maps are held against their regions
+    bar_margin: Share  # above chance, for the localisation bar
     test_share: Annotated[float, Field(gt=0, lt=1)]  # of patients; the rest trains
     steps: Count
 
@@ -45,7 +46,6 @@ class ExplanationsConfig(Section):
     random_networks: Annotated[int, Field(ge=0)]
     sanity_threshold: Annotated[float, Field(ge=-1, le=1)]
     bar_metric: str
-    bar_margin: Share
     corrections: dict[str, tuple[str, ...]]
     sets: dict[str, SetConfig]
 

@@ -217,7 +217,8 @@ def _sanity(subject: Subject, explain: Explainer, trained: LocalisationReport) -
                 method = in_batches(bound(explain, subject.network, task, asked))
                 maps[its_places] = method(subject.images[its_places])
             randomised.append(_report(subject, _localised(subject, maps)))
-    verdict = bar_verdict(trained, randomised, metric=config.bar_metric, margin=config.bar_margin)
+    margin = subject.prepared.config.bar_margin
+    verdict = bar_verdict(trained, randomised, metric=config.bar_metric, margin=margin)
     return SanityFigures(
         verdict=measured.verdict,
         changes_at=measured.changes_at,
@@ -227,7 +228,7 @@ def _sanity(subject: Subject, explain: Explainer, trained: LocalisationReport) -
             for stage in measured.stages
         ),
         bar_metric=config.bar_metric,
-        bar_margin=config.bar_margin,
+        bar_margin=margin,
         trained_meets_bar=verdict.trained_meets,
         random_meet_bar=verdict.random_meet,
         random_networks=verdict.random_networks,

@@ -108,6 +108,7 @@ def test_every_method_has_a_row_and_a_failing_one_says_why(
         assert row.sanity is not None
         assert row.sanity.stages[0].layer == "heads.pathoscan"
         assert row.sanity.random_networks == 1
+        assert row.sanity.bar_margin == 0.3  # of this set, wider than the others'
     assert "agreement_spearman" in rows["grad-cam"].estimates
     assert "agreement_spearman" not in rows["evidence"].estimates
 
