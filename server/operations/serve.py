@@ -19,6 +19,7 @@ from types import FrameType
 
 from common.errors import ConfigError, FoveaError, RunError, TrustError
 from common.files.lock import Lock
+from common.files.whole_file import write_whole
 from server.operations import database, processes
 from server.operations.console_log import ConsoleLog
 from server.operations.expiry import certificate_warnings, expired_certificates
@@ -105,7 +106,7 @@ def _start(home: CoordinatorHome, port: int, console: ConsoleLog) -> subprocess.
         start_new_session=True,  # Ctrl-C is for us: we end it in order
         cwd=home.superlink,
     )
-    _pid_file(home).write_text(f"{superlink.pid}\n", encoding="ascii")
+    write_whole(_pid_file(home), f"{superlink.pid}\n".encode())
     return superlink
 
 
