@@ -265,7 +265,7 @@ def test_root_proves_what_the_connectors_user_can_read(ready: Hospital) -> None:
 def test_one_user_of_two_is_sent_to_root_for_the_other_half(ready: Hospital) -> None:
     ready.home.root.parent.chmod(0o755)
     os.chown(ready.home.trainer, 65534, 65534)
-    # What is imported late is imported first: the other user may not read this interpreter's folder.
+    # What is imported late comes first: the other user may not read this interpreter's folder.
     code = (
         "import importlib.metadata, os, sys; from pathlib import Path\n"
         "from client.home.folders import SiteHome\n"
