@@ -9,6 +9,8 @@ from server.record.class_words import in_words
 from server.record.summary import EstimateEntry, SiteLooksEntry, Summary
 from server.report.comparison import interval, number, when
 
+LEAST_DIFFERENCE = 0.05  # in rank correlation; less may be sure and is of no use to a reader
+
 Compared = Mapping[str, tuple[int, SiteLooksEntry]]  # site → the round of its last comparison
 
 
@@ -39,8 +41,8 @@ def site_rows(summary: Summary, task: str) -> list[tuple[str, ...]]:
 def stand_apart(summary: Summary, task: str) -> tuple[str, ...]:
     """Say in which classes a site surely looks elsewhere, in which none does, and what is unknown.
 
-    Surely: its whole interval lies below each other's. Only of sites that were compared in the same
-    round: other rounds have other models.
+    Surely: its whole interval lies below each other's by ``LEAST_DIFFERENCE``. Only of sites that
+    were compared in the same round: other rounds have other models.
     """
     compared = last_compared(summary, task)
     newest = max((server_round for server_round, _ in compared.values()), default=0)
@@ -95,7 +97,7 @@ def _cell(looks: SiteLooksEntry, name: str) -> str:
 
 
 def _is_apart(one: EstimateEntry, others: list[EstimateEntry]) -> bool:
-    """Say whether the whole interval of one lies below that of each other."""
+    """Say whether the whole interval of one lies well below that of each other."""
     return one.high is not None and all(
-        other.low is not None and one.high < other.low for other in others
+        other.low is not None and one.high + LEAST_DIFFERENCE < other.low for other in others
     )

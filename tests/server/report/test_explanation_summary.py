@@ -160,6 +160,13 @@ def test_the_site_that_looks_elsewhere_is_named_and_only_sure_where_intervals_ar
     assert stand_apart(two, "chestx")[0] == "No site surely stands apart: Mass."
 
 
+def test_a_sure_difference_of_no_use_is_not_named(watched: Summary) -> None:
+    hardly = with_sites(watched, north=0.9, harbour=0.9 - 0.2 - 0.04)  # 0.04 between intervals
+    assert stand_apart(hardly, "chestx")[0] == "No site surely stands apart: Mass."
+    well = with_sites(watched, north=0.9, harbour=0.9 - 0.2 - 0.06)
+    assert "harbour surely looks elsewhere more" in stand_apart(well, "chestx")[0]
+
+
 def test_sites_without_intervals_are_not_called_alike(watched: Summary) -> None:
     summary = with_sites(watched, north=0.9, harbour=0.3)
     last = summary.rounds[-1].model_dump()
