@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from common.explanation.anatomy import Regions
 from common.explanation.derived import energy_in_region
 from common.explanation.schema import Concept, Finding, GridMap, Method, Region
-from common.explanation.where import where
+from common.explanation.where import where_each
 from common.explanation.written import written, written_all
 from common.model.network import Output
 from common.tasks import Task
@@ -82,18 +82,20 @@ def findings(
         concepts: One tuple for each logit.
         seconds: That the forward pass took.
     """
+    own = [_own_method(one, roi=roi, seconds=seconds) for one in grid_maps(numbers.maps, "logits")]
+    places = where_each(numbers.maps, regions)
+    logits, contexts = written_all(numbers.logits), written_all(numbers.context)
     found = []
-    own: dict[int, Method] = {}
-    for place, name in enumerate(task.class_names):
-        logit = logit_of(task, place)
-        if logit not in own:
-            own[logit] = _own_method(numbers.maps[logit], roi=roi, seconds=seconds)
+    for name, threshold, logit in zip(
+        task.class_names,
+        written_all(numbers.thresholds),
+        (logit_of(task, place) for place in range(len(task.class_names))),
+        strict=True,
+    ):
         values = own[logit].map
         total = written(math.fsum(values.values)) if values is not None else 0.0
-        context = written(numbers.context[logit])
+        whole, context = logits[logit], contexts[logit]
         size = abs(total) + abs(context)
-        whole = written(numbers.logits[logit])
-        threshold = written(numbers.thresholds[place])
         moved = 0.0 if temperature is None else written(shift.get(name, 0.0))
         probability = chance(whole - threshold - moved, temperature)
         found.append(
@@ -108,7 +110,7 @@ def findings(
                 map_logits=total,
                 context_logits=context,
                 context_share=written(abs(context) / size) if size else 0.0,
-                where=where(numbers.maps[logit], regions),
+                where=places[logit],
                 methods=(own[logit],),
                 concepts=concepts[logit],
                 region_drop=None,
@@ -121,19 +123,32 @@ def findings(
 def chance(logit: float, temperature: float | None) -> float:
     """Return the written probability of a written logit; None: not calibrated."""
     scaled = logit if temperature is None else logit / temperature
-    return written(float(0.5 * (1 + np.tanh(scaled / 2))))  # never overflows
+    return written(0.5 * (1 + math.tanh(scaled / 2)))  # never overflows
 
 
 def grid_map(values: NDArray[np.float64], unit: str) -> GridMap:
     """Return a map (h, w) as it is written; ``unit`` is ``logits`` or ``shares``."""
-    rows, columns = values.shape
-    return GridMap.model_validate(
-        {"rows": rows, "columns": columns, "unit": unit, "values": written_all(values)}
+    return grid_maps(values[None], unit)[0]
+
+
+def grid_maps(values: NDArray[np.float64], unit: str) -> tuple[GridMap, ...]:
+    """Return maps (N, h, w) as they are written, in one pass over all their cells."""
+    rows, columns = values.shape[1:]
+    cells, size = written_all(values), rows * columns
+    return tuple(
+        GridMap.model_validate(
+            {
+                "rows": rows,
+                "columns": columns,
+                "unit": unit,
+                "values": cells[place * size : (place + 1) * size],
+            }
+        )
+        for place in range(len(values))
     )
 
 
-def _own_method(values: NDArray[np.float64], *, roi: Region | None, seconds: float) -> Method:
-    own = grid_map(values, "logits")
+def _own_method(own: GridMap, *, roi: Region | None, seconds: float) -> Method:
     return Method(
         name=OWN,
         map=own,

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from common.explaining.own_map import Seen, chance, grid_map
+from common.explaining.own_map import Seen, chance, grid_maps
 from common.explanation.schema import Concept, Stance
 from common.explanation.written import written
 from common.metrics.association import SMALL
@@ -34,7 +34,7 @@ def signs(
     """
     names = task.concepts[: len(numbers.concept_logits)]
     taught = [place for place in range(len(names)) if numbers.concept_maps[place].any()]
-    maps = {place: grid_map(numbers.concept_maps[place], "logits") for place in taught}
+    maps = dict(zip(taught, grid_maps(numbers.concept_maps[taught], "logits"), strict=True))
     of_logit = []
     for logit, logit_name in enumerate(task.logit_names):
         found = []

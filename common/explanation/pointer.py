@@ -9,11 +9,11 @@ from common.errors import DataError
 
 def pointer(*parts: str | int) -> str:
     """Return the pointer to a value, e.g. ``/findings/0/probability``."""
-    if not parts:
-        return ""
-    if any(isinstance(part, str) and ("/" in part or "~" in part) for part in parts):
-        parts = tuple(str(part).replace("~", "~0").replace("/", "~1") for part in parts)
-    return "/" + "/".join(map(str, parts))
+    path = "".join([f"/{part}" for part in parts])
+    if "~" in path or path.count("/") != len(parts):
+        steps = (str(part).replace("~", "~0").replace("/", "~1") for part in parts)
+        return "".join(f"/{step}" for step in steps)
+    return path
 
 
 def resolve(document: JsonValue, path: str) -> JsonValue:

@@ -15,7 +15,7 @@ class Source:
     def __init__(self, explanation: Explanation) -> None:
         """Start a sentence about an explanation."""
         self._explanation = explanation
-        self._uses: dict[str, None] = {}
+        self._uses: dict[tuple[str | int, ...], None] = {}  # in the order of reading
 
     def number(self, *parts: str | int) -> float:
         """Return a number, e.g. ``number("findings", 0, "probability")``."""
@@ -49,7 +49,7 @@ class Source:
         """Return whether a part is known; what is not known is among what the sentence uses."""
         is_known = self._value(parts) is not None
         if is_known:
-            del self._uses[pointer(*parts)]  # the values read from it are named instead
+            del self._uses[parts]  # the values read from it are named instead
         return is_known
 
     def rests_on(self, *parts: str | int) -> Self:
@@ -59,7 +59,7 @@ class Source:
 
     def says(self, about: About, text: str) -> Sentence:
         """Return the sentence."""
-        return Sentence(about=about, text=text, uses=tuple(self._uses))
+        return Sentence(about=about, text=text, uses=tuple(pointer(*parts) for parts in self._uses))
 
     def _value(self, parts: tuple[str | int, ...]) -> object:
         value: object = self._explanation
@@ -74,5 +74,5 @@ class Source:
                 value = _NOTHING
             if value is _NOTHING:
                 raise DataError(f"an explanation has nothing at {pointer(*parts)}.")
-        self._uses[pointer(*parts)] = None
+        self._uses[parts] = None
         return value

@@ -21,7 +21,7 @@ from common.explanation.anatomy import (
     with_padding,
 )
 from common.explanation.schema import Where
-from common.explanation.written import written
+from common.explanation.written import written, written_all
 
 CLEAR_MAJORITY = 0.6  # share of the evidence from which one region is named
 NAMED_SHARE = 0.2  # a spread names the regions that hold this much, at least the largest two
@@ -49,36 +49,45 @@ def regions_of(
     return with_padding(inside, down, across, extent)
 
 
-def where(values: NDArray[np.float64], regions: Regions) -> Where | None:
-    """Say where the positive part of a map lies.
+def where_each(maps: NDArray[np.float64], regions: Regions) -> tuple[Where | None, ...]:
+    """Say of each of several maps where its positive part lies.
 
     Args:
-        values: (h, w) map on the picture's square; the signs tell for and against.
+        maps: (T, h, w) on the picture's square; the signs tell for and against.
         regions: On the same grid.
 
     Returns:
-        None where no value is positive.
+        One for each map, None where no value is positive.
 
     Raises:
-        ValueError: A map on another grid than the regions.
+        ValueError: Maps on another grid than the regions.
     """
-    if values.shape != regions.of_cell.shape:
-        raise ValueError(f"a map {values.shape} needs regions {regions.of_cell.shape} of its grid.")
-    weights = np.maximum(values, 0.0)
-    total = float(weights.sum())
-    if not total > 0:
-        return None
-    shares = _shares(weights / total, regions.of_cell, regions.names)
-    depth = _shares(weights / total, regions.depth_of_cell, regions.depth_names)
-    row, column = divmod(int(weights.argmax()), weights.shape[1])
-    return Where(
-        words=words_of(shares, depth=depth, wider=regions.wider),
-        regions=shares,
-        depth=depth,
-        frame=regions.frame,
-        peak_row=written((row + 0.5) / weights.shape[0]),
-        peak_column=written((column + 0.5) / weights.shape[1]),
-    )
+    if maps.ndim != 3 or maps.shape[1:] != regions.of_cell.shape:
+        raise ValueError(f"maps {maps.shape} need regions {regions.of_cell.shape} of their grid.")
+    weights = np.maximum(maps, 0.0).reshape(len(maps), -1)
+    totals = weights.sum(axis=1)
+    # All maps at once: numpy's calls by themselves would take longer than their sums.
+    parts = weights / np.where(totals > 0, totals, 1.0)[:, None]
+    shares = _shares(parts, regions.of_cell, regions.names)
+    depths = _shares(parts, regions.depth_of_cell, regions.depth_names)
+    rows, columns = maps.shape[1:]
+    found: list[Where | None] = []
+    for number, peak in enumerate(parts.argmax(axis=1).tolist()):
+        if not totals[number] > 0:
+            found.append(None)
+            continue
+        row, column = divmod(peak, columns)
+        found.append(
+            Where(
+                words=words_of(shares[number], depth=depths[number], wider=regions.wider),
+                regions=shares[number],
+                depth=depths[number],
+                frame=regions.frame,
+                peak_row=written((row + 0.5) / rows),
+                peak_column=written((column + 0.5) / columns),
+            )
+        )
+    return tuple(found)
 
 
 def words_of(
@@ -112,20 +121,20 @@ def _with_depth(name: str, depth: Mapping[str, float]) -> str:
 
 
 def _shares(
-    weights: NDArray[np.float64], of_cell: NDArray[np.int64], names: tuple[str, ...]
-) -> dict[str, float]:
-    """Return name → share, descending, without the regions that hold nothing.
+    parts: NDArray[np.float64], of_cell: NDArray[np.int64], names: tuple[str, ...]
+) -> list[dict[str, float]]:
+    """Return for each row of (T, cells) name → share, descending, without what holds nothing.
 
     Cells with an index beyond the names count for none of them.
     """
     if not names:
-        return {}
-    sums = np.bincount(of_cell.ravel(), weights=weights.ravel(), minlength=len(names))
-    sums = sums[: len(names)]
+        return [{} for _ in parts]
+    is_in = of_cell.ravel()[:, None] == np.arange(len(names))
     # Rounding of a sum may exceed 1 in the last place.
-    shares = {
-        name: written(min(1.0, share))
-        for name, share in zip(names, sums.tolist(), strict=True)
-        if share > 0
-    }
-    return dict(sorted(shares.items(), key=lambda item: -item[1]))
+    sums = np.minimum(1.0, parts @ is_in.astype(np.float64))
+    shares = np.array(written_all(sums)).reshape(sums.shape)
+    order = np.argsort(-shares, axis=1, kind="stable")
+    return [
+        {names[place]: row[place] for place in ranks if row[place] > 0}
+        for row, ranks in zip(shares.tolist(), order.tolist(), strict=True)
+    ]

@@ -51,10 +51,7 @@ def nonconformities(class_logits: NDArray[np.floating], *, task: Task) -> tuple[
     if task.kind == "ordinal":
         return (1 - grade_chances(expit(logits)),)
     # The other answer's probability, not one minus the own: near 1 the latter has no digits left.
-    return tuple(
-        np.stack([expit(logits[:, k]), expit(-logits[:, k])], axis=1)
-        for k in range(logits.shape[1])
-    )
+    return tuple(np.stack([expit(logits.T), expit(-logits.T)], axis=2))
 
 
 def right_answers(targets: NDArray[np.floating], question: int) -> NDArray[np.int64]:

@@ -26,7 +26,7 @@ from common.explanation.schema import (
     Region,
     Stability,
 )
-from common.explanation.where import regions_of, where
+from common.explanation.where import regions_of, where_each
 from common.explanation.written import written, written_all
 from common.tasks import TASKS
 
@@ -197,10 +197,10 @@ def _finding(
         map_logits=total,
         context_logits=context,
         context_share=written(context_share),
-        where=where(
-            np.array(own.values).reshape(GRID, GRID),
+        where=where_each(
+            np.array(own.values).reshape(1, GRID, GRID),
             regions_of(task, rows=GRID, columns=GRID, extent=WHOLE, eye=EYE),
-        ),
+        )[0],
         methods=(evidence, *more),
         concepts=_concepts(task, peak) if has_concepts else (),
         region_drop=written(0.8 * logit) if number == 0 and has_methods else None,

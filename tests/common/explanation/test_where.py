@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from common.explanation.anatomy import WHOLE, Extent, Eye
 from common.explanation.schema import Where
-from common.explanation.where import CLEAR_MAJORITY, regions_of, where, words_of
+from common.explanation.where import CLEAR_MAJORITY, regions_of, where_each, words_of
 
 SIDE = 12
 LEFT_DISC = Eye(disc_row=0.5, disc_column=0.2, disc_diameter=0.1, source="outlined by an expert")
@@ -26,7 +26,8 @@ def said(
     values: NDArray[np.float64], task: str, *, extent: Extent = WHOLE, eye: Eye | None = None
 ) -> Where:
     rows, columns = values.shape
-    found = where(values, regions_of(task, rows=rows, columns=columns, extent=extent, eye=eye))
+    regions = regions_of(task, rows=rows, columns=columns, extent=extent, eye=eye)
+    (found,) = where_each(values[None], regions)
     assert found is not None
     return found
 
@@ -116,8 +117,12 @@ def test_a_tile_has_nine_parts(row: float, column: float, words: str) -> None:
 def test_nothing_is_claimed_of_a_map_without_positive_evidence(task: str) -> None:
     regions = regions_of(task, rows=SIDE, columns=SIDE, extent=WHOLE)
 
-    assert where(np.zeros((SIDE, SIDE)), regions) is None
-    assert where(-np.ones((SIDE, SIDE)), regions) is None
+    maps = np.stack([np.zeros((SIDE, SIDE)), spot(0.5, 0.5), -np.ones((SIDE, SIDE))])
+    nothing, something, against = where_each(maps, regions)
+
+    assert nothing is None
+    assert against is None
+    assert something == said(spot(0.5, 0.5), task)
 
 
 def test_evidence_without_a_clear_majority_is_said_to_be_spread() -> None:
@@ -146,7 +151,8 @@ def test_words_and_shares_follow_from_the_map(seed: int, task: str) -> None:
     values = np.random.default_rng(seed).normal(size=(8, 8)) ** 3
     regions = regions_of(task, rows=8, columns=8, extent=WHOLE, eye=LEFT_DISC)
 
-    found = where(values, regions)
+    # Between two others, which must not leak into it.
+    _, found, _ = where_each(np.stack([values**2, values, -values]), regions)
 
     assert found is not None
     # A second way, cell by cell.
@@ -165,4 +171,4 @@ def test_words_and_shares_follow_from_the_map(seed: int, task: str) -> None:
 
 def test_a_map_on_another_grid_than_its_regions_is_refused() -> None:
     with pytest.raises(ValueError, match="grid"):
-        where(np.ones((4, 4)), regions_of("chestx", rows=8, columns=8, extent=WHOLE))
+        where_each(np.ones((1, 4, 4)), regions_of("chestx", rows=8, columns=8, extent=WHOLE))
