@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from common.config.reading import config_digest
-from common.config.run import PhantomSource, RunConfig
+from common.config.run import RunConfig
 from common.datasets.card import DataCard, card_from_dict
 from common.errors import FoveaError
 from common.messages.kinds import Metrics, SiteCard
@@ -28,26 +28,12 @@ from server.journal.entries import (
 from server.journal.former_run import MODEL_CARD_FILE, MODEL_FOLDER
 from server.journal.kept_rounds import KeptRound, KeptRounds, RunNote
 from server.journal.metric_names import closing_metrics
+from server.journal.run_pictures import RunPictures
 from server.journal.tracking import Tracker
 from server.measuring.central_eval import CentralResult
 from server.measuring.explanation_closing import ClosingReport
 from server.measuring.explanation_entries import closing_entry
-from server.measuring.explanation_pictures import (
-    draw_averages,
-    draw_extremes,
-    draw_sites,
-    draw_strip,
-)
-from server.measuring.overlay_files import (
-    FOLDER,
-    average_file,
-    before_after_file,
-    extremes_file,
-    round_file,
-    sites_file,
-    strip_file,
-)
-from server.measuring.overlays import OverlayCase, OverlayMap, OverlayRow, draw_overlays, save_png
+from server.measuring.overlays import OverlayCase
 from server.record.floor import floor_entry
 from server.record.summary import (
     SCHEMA_VERSION,
@@ -58,7 +44,6 @@ from server.record.summary import (
     TrackingEntry,
     write_summary,
 )
-from server.report.comparison import when
 from server.report.explanation_summary import ALARMS_TAG, alarms_text
 from server.report.report import METHODS, markdown, report_files, write_report
 from server.rounds.coordinate import RunResult
@@ -66,16 +51,6 @@ from server.rounds.round_report import RoundReport
 
 CARDS_FOLDER = "data_cards"
 PACKAGE_TAG = "fovea.package_digest"
-
-# What is drawn of a task beside its rounds, and where it lies.
-PICTURES = {
-    "where it looks on average": average_file,
-    "best and worst cases": extremes_file,
-    "one case over the rounds": strip_file,
-    "one case over the sites": sites_file,
-}
-
-Seen = tuple[int, tuple[OverlayMap, ...]]  # a round and its maps, one per case
 
 
 class Journal:
@@ -107,7 +82,7 @@ class Journal:
         self._floor = config.federation.site_floor
         self._out = out
         self._tracker = tracker
-        self._cases = cases
+        self._pictures = RunPictures(config, out=out, tracker=tracker, cases=cases)
         self._started_at = started_at.astimezone(UTC)
         self._kept = KeptRounds(out)
         self._rounds: list[KeptRound] = []
@@ -169,7 +144,7 @@ class Journal:
             maps={} if report.central is None else report.central.overlays,
         )
         if report.central is not None:
-            self._draw_last(report.central)
+            self._pictures.draw_model(report.central)
         self._kept.write(kept)
         self._rounds.append(kept)
 
@@ -228,12 +203,7 @@ class Journal:
             about: What is noted of the package.
             closing: What the model that is handed on was found to look at; None: not measured.
         """
-        for task in self._config.tasks:
-            self._draw_before_after(task)
-            self._draw_strip(task)
-            for file in (average_file, extremes_file, sites_file):
-                if (path := file(self._out, task)).exists():
-                    self.keep(path, folder=f"{FOLDER}/{task}")
+        self._pictures.finish(self._rounds)
         for path in (result.files.best, result.files.last):
             if path.exists():
                 self.keep(path, folder=MODEL_FOLDER)
@@ -291,18 +261,11 @@ class Journal:
         about: PackageEntry | None,
         closing: ClosingReport | None,
     ) -> Summary:
-        found = {
-            f"{FOLDER}: {task}": before_after_file(self._out, task) for task in self._config.tasks
-        }
-        found |= {
-            f"{what}: {task}": file(self._out, task)
-            for task in self._config.tasks
-            for what, file in PICTURES.items()
-        }
-        found |= {"best model": result.files.best, "last model": result.files.last}
+        files = self._pictures.files()
+        models = {"best model": result.files.best, "last model": result.files.last}
         if package is not None:
-            found["model package"] = package / MODEL_FILE
-        files = {what: path for what, path in found.items() if path.exists()}
+            models["model package"] = package / MODEL_FILE
+        files |= {what: path for what, path in models.items() if path.exists()}
         files |= report_files(self._out)
         if closing is None or not closing.methods:
             del files[METHODS]
@@ -374,56 +337,7 @@ class Journal:
         self._tracker.log_summed_evaluations(kept.summed_evaluation_before, step=server_round - 1)
         self._tracker.log_floor(kept.floor_before, step=server_round - 1)
         for task, maps in kept.maps.items():
-            self._draw_round(task, server_round, maps)
-
-    def _draw_round(self, task: str, server_round: int, maps: tuple[OverlayMap, ...]) -> None:
-        if not maps:
-            return
-        path = round_file(self._out, task, server_round)
-        self._draw(path, task, [(server_round, maps)], what=when(server_round))
-        self._tracker.log_picture(path, key=f"{FOLDER}/{task}", step=server_round)
-
-    def _draw_last(self, central: CentralResult) -> None:
-        """Draw what is shown of the last measured model alone."""
-        for task, looks in () if central.explanation is None else central.explanation.tasks.items():
-            title = f"{self._config.task(task).title}: where it looks on average"
-            draw_averages(looks.averages, average_file(self._out, task), title=title)
-            if looks.example is not None:
-                title = f"{self._config.task(task).title}: one case over the sites"
-                path, outline = sites_file(self._out, task), self._outline(task)
-                draw_sites(looks.example, path, title=title, outline=outline)
-        for task, (best, worst) in central.extremes.items():
-            title = f"{self._config.task(task).title}: best and worst cases"
-            path, outline = extremes_file(self._out, task), self._outline(task)
-            draw_extremes(best, worst, path, title=title, outline=outline)
-
-    def _draw_strip(self, task: str) -> None:
-        """Draw the first case as each round's model saw it: drift to look at."""
-        seen = {k.entry.round: k.maps[task][0] for k in self._rounds if k.maps.get(task)}
-        if len(seen) < 2:
-            return
-        title = f"{self._config.task(task).title}: one case over the rounds"
-        path, outline = strip_file(self._out, task), self._outline(task)
-        draw_strip(self._cases[task][0], seen, path, title=title, outline=outline)
-        self._tracker.log_file(path, folder=f"{FOLDER}/{task}")
-
-    def _draw_before_after(self, task: str) -> None:
-        seen = [(kept.entry.round, kept.maps[task]) for kept in self._rounds if kept.maps.get(task)]
-        if len(seen) < 2:
-            return
-        path = before_after_file(self._out, task)
-        self._draw(path, task, [seen[0], seen[-1]], what="before and after")
-        self._tracker.log_file(path, folder=f"{FOLDER}/{task}")
-
-    def _draw(self, path: Path, task: str, seen: Sequence[Seen], *, what: str) -> None:
-        rows = [OverlayRow(title=f"map, {when(n)}", maps=maps) for n, maps in seen]
-        title = f"{self._config.task(task).title}: {what}"
-        drawn = draw_overlays(self._cases[task], rows, title=title, outline=self._outline(task))
-        save_png(drawn, path)
-
-    def _outline(self, task: str) -> str:
-        is_drawn = isinstance(self._config.reference[task].source, PhantomSource)
-        return "lesion outline (exact)" if is_drawn else "expert outline"
+            self._pictures.draw_round(task, server_round, maps)
 
     def _keep_card(self, name: str, card: DataCard) -> None:
         folder = self._out / CARDS_FOLDER
