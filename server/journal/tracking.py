@@ -6,12 +6,10 @@ what it does not take waits in a file and is offered again with the next entry.
 
 import server.journal.mlflow_environment  # isort: skip  # before mlflow  # noqa: F401
 
-import json
 import logging
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit, urlunsplit
@@ -32,11 +30,21 @@ from server.journal.metric_names import (
     summed_evaluation_metrics,
 )
 from server.journal.tracked_params import flattened
+from server.journal.unsent import (
+    UNSENT_FILE,
+    Entry,
+    File,
+    Metrics,
+    Params,
+    Picture,
+    Tag,
+    read_unsent,
+    write_unsent,
+)
 from server.record.summary import FloorEntry, RoundEntry, TrackingEntry
 
 log = logging.getLogger(__name__)
 
-UNSENT_FILE = "unsent_tracking_{run_id}.jsonl"  # one per run: a folder may hold several
 DATABASE_FILE = "mlflow.db"
 ARTIFACT_FOLDER = "mlartifacts"
 
@@ -51,55 +59,6 @@ FAILURES = (MlflowException, OSError)  # requests' errors are OSErrors
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 
 
-@dataclass(frozen=True)
-class Metrics:
-    """Numbers of one round."""
-
-    values: Mapping[str, float]
-    step: int
-    time_ms: int
-
-
-@dataclass(frozen=True)
-class Params:
-    """Settings, each once."""
-
-    values: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Tag:
-    """A property of the run, for instance its description."""
-
-    key: str
-    value: str
-
-
-@dataclass(frozen=True)
-class File:
-    """A file to keep with the run."""
-
-    path: str
-    folder: str
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture that MLflow's page steps through by round."""
-
-    path: str
-    key: str
-    step: int
-    time_ms: int
-
-
-Entry = Metrics | Params | Tag | File | Picture
-
-_KINDS: Mapping[str, Callable[..., Entry]] = {
-    kind.__name__: kind for kind in (Metrics, Params, Tag, File, Picture)
-}
-
-
 class Tracker:
     """Writes one MLflow run. Use :func:`start_tracking`."""
 
@@ -112,7 +71,7 @@ class Tracker:
         self._uri = uri
         self._experiment = experiment
         self._unsent_path = out / UNSENT_FILE.format(run_id=run_id)
-        self._waiting: list[Entry] = _read_unsent(self._unsent_path)
+        self._waiting: list[Entry] = read_unsent(self._unsent_path)
 
     def log_config(self, config: RunConfig, *, out: Path) -> None:
         """Track every value as a parameter and the whole configuration as a file."""
@@ -195,7 +154,7 @@ class Tracker:
         except FAILURES as error:
             self._waiting.append(entry)
             self._report(error)
-            _write_unsent(self._waiting, self._unsent_path)
+            write_unsent(self._waiting, self._unsent_path)
             return
         self._flush()
 
@@ -211,7 +170,7 @@ class Tracker:
             # To the end: an entry that can never be sent must not hold up the others.
             self._waiting.append(self._waiting.pop(0))
             self._report(error)
-            _write_unsent(self._waiting, self._unsent_path)
+            write_unsent(self._waiting, self._unsent_path)
             return
         self._unsent_path.unlink(missing_ok=True)
 
@@ -393,25 +352,6 @@ def _send(client: MlflowClient, run_id: str, entry: Entry) -> None:
                 client.log_image(
                     run_id, picture, key=entry.key, step=entry.step, timestamp=entry.time_ms
                 )
-
-
-def _read_unsent(path: Path) -> list[Entry]:
-    """Return what an earlier process could not send; its files and pictures lie where they lay."""
-    if not path.exists():
-        return []
-    entries: list[Entry] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        values = json.loads(line)
-        entries.append(_KINDS[values.pop("kind")](**values))
-    return entries
-
-
-def _write_unsent(entries: list[Entry], path: Path) -> None:
-    lines = [json.dumps({"kind": type(e).__name__, **asdict(e)}) + "\n" for e in entries]
-    # Whole or not at all: a run that is continued reads it again.
-    temporary = path.with_suffix(".part")
-    temporary.write_text("".join(lines), encoding="utf-8")
-    temporary.replace(path)
 
 
 def _now_ms() -> int:
