@@ -189,8 +189,9 @@ def test_a_run_that_nobody_approves_is_refused_with_the_reason(federation: Feder
 
 
 def test_a_run_revoked_at_a_site_stops_there(federation: Federation) -> None:
+    """Of the round that it trains when a person says no, nothing leaves any more."""
     run = started(federation, LONG)
-    waits_in(federation, run, 1)
+    waits_in(federation, run, 2)
     federation.fovea_site("valley", "revoke", run)
 
     summary = federation.finished(run, within_s=300)

@@ -198,9 +198,7 @@ def test_a_site_that_fetches_a_model_is_not_slowed_down(proxy: Proxy) -> None:
     assert statuses == [200] * 200
 
 
-def test_a_stranger_behind_the_proxy_is_not_trusted(
-    nginx: str, authority: Identity, tmp_path: Path
-) -> None:
+def test_a_stranger_behind_the_proxy_is_not_trusted(authority: Identity, tmp_path: Path) -> None:
     # The proxy has its own certificate; what answers on the SuperLink's port has another's.
     write_identity(tmp_path / "server", server_of(authority))
     (tmp_path / "ca.crt").write_bytes(authority.certificate_pem)
@@ -209,7 +207,7 @@ def test_a_stranger_behind_the_proxy_is_not_trusted(
 
     with (
         superlink_with(tmp_path / "stranger") as stranger,
-        proxy_before(stranger, nginx, tmp_path) as proxy,
+        proxy_before(stranger, tmp_path) as proxy,
     ):
         status, _ = proxy.ask("/v1/fleet/pull-messages")
 
