@@ -16,7 +16,14 @@ from flwr.clientapp import ClientApp
 
 from client.simulated_site import SimulatedSite
 from client.training.site_trainer import AnsweringSite
-from common.errors import ConfigError, DataError, FoveaError, SiteError, WireError
+from common.errors import (
+    ConfigError,
+    DataError,
+    FoveaError,
+    LedgerError,
+    SiteError,
+    WireError,
+)
 from common.local_site import SITES_VARIABLE, LocalSite, read_sites
 from common.machine.log import configure
 from common.messages.kinds import (
@@ -108,6 +115,8 @@ def _reason(error: FoveaError, site: str) -> str:
     if isinstance(error, DataError):
         # Its message may name files and rows, which are the site's own affair.
         return "its shard cannot be used; the site's log says why"
+    if isinstance(error, LedgerError):
+        return "its ledger cannot be used, and nothing leaves without it; the site's log says why"
     if isinstance(error, WireError):
         return f"it cannot read the request: {error}"
     return str(error)

@@ -6,7 +6,8 @@ serve several sites and one site be served by several processes, so nothing is r
 what must last lies in the site's folder.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -28,7 +29,7 @@ from client.training.site_trainer import SiteTrainer
 from client.training.state import count_layers
 from client.trust.request_config import config_in
 from common.config.run import RunConfig
-from common.errors import ConfigError
+from common.errors import ConfigError, LedgerError
 from common.local_site import LocalSite
 from common.messages.digests import message_digest, text_digest
 from common.messages.kinds import (
@@ -73,14 +74,15 @@ class SimulatedSite:
     def describe(self) -> SiteCard:
         """Return who this is and how much it holds; noted, as all that leaves without noise."""
         card = self._trainer.describe()
-        self._ledger.note_release(
-            DATA_CARD,
-            run=_NO_RUN,
-            server_round=0,
-            request_digest="",
-            content_digest=card_digest(card),
-            now=self._now(),
-        )
+        with self._ledger_at_hand():
+            self._ledger.note_release(
+                DATA_CARD,
+                run=_NO_RUN,
+                server_round=0,
+                request_digest="",
+                content_digest=card_digest(card),
+                now=self._now(),
+            )
         return card
 
     def train(self, request: TrainRequest) -> Update | MaskedUpdate | Refusal:
@@ -97,7 +99,8 @@ class SimulatedSite:
         if isinstance(answer, Refusal):
             return answer
         update = coarse(at_precision(answer, config), config)
-        epsilons = self._spend(request, update, config)
+        with self._ledger_at_hand():
+            epsilons = self._spend(request, update, config)
         update = replace(update, metrics={**update.metrics, **epsilons})
         if not is_summed:
             return update
@@ -110,13 +113,14 @@ class SimulatedSite:
             return self._refuse("in a run whose updates are masked no site's measurement leaves")
         answer = self._trainer.evaluate(request)
         if isinstance(answer, Evaluation):
-            self._ledger.note_release(
-                EVALUATION,
-                run=request.run,
-                server_round=request.server_round,
-                request_digest=message_digest(request),
-                now=self._now(),
-            )
+            with self._ledger_at_hand():
+                self._ledger.note_release(
+                    EVALUATION,
+                    run=request.run,
+                    server_round=request.server_round,
+                    request_digest=message_digest(request),
+                    now=self._now(),
+                )
         return answer
 
     def keys(self, request: KeysRequest) -> Keys | Refusal:
@@ -146,6 +150,18 @@ class SimulatedSite:
         ledger.spend(spending, run=run, server_round=server_round, request_digest=digest, now=now)
         count_layers(self._site.state, site=self._site.name, run=run, server_round=server_round)
         return epsilons_of(ledger, config.privacy, run=run)
+
+    @contextmanager
+    def _ledger_at_hand(self) -> Iterator[None]:
+        """Say of a ledger that cannot be written what it is: nothing leaves without it."""
+        try:
+            yield
+        except OSError as error:
+            raise LedgerError(
+                f"{self._folder / LEDGER_FILE} cannot be written ({type(error).__name__}), and "
+                "nothing leaves that is not written down. Make room for it, or give the site "
+                "another folder."
+            ) from error
 
     def _member(self) -> SecureMember:
         if self._site.signing_key is None:

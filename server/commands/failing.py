@@ -21,10 +21,15 @@ EXIT_BY_VERDICT = {"COMPLETE": 0, "PARTIAL": EXIT_PARTIAL, "FAILED": EXIT_FAILED
 P = ParamSpec("P")
 
 
-def fail(error: FoveaError) -> NoReturn:
-    """Show an error and end with EXIT_ERROR."""
+def show_error(error: FoveaError) -> None:
+    """Say on standard error what was wrong."""
     message = f"[bold red]error[/]: {escape(str(error))}"
     Console(stderr=True).print(message, highlight=False, soft_wrap=True)
+
+
+def fail(error: FoveaError) -> NoReturn:
+    """Show an error and end with EXIT_ERROR."""
+    show_error(error)
     sys.exit(EXIT_ERROR)
 
 

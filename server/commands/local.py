@@ -3,14 +3,21 @@
 import json
 import os
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 from rich.console import Console
 
 from common.errors import FoveaError
-from server.commands.failing import EXIT_BY_VERDICT, fail, overrides_option
-from server.record.summary import FILE_NAME, read_summary
+from server.commands.failing import (
+    EXIT_BY_VERDICT,
+    EXIT_ERROR,
+    fail,
+    overrides_option,
+    show_error,
+)
+from server.record.summary import FILE_NAME, Summary, read_summary
 from server.report.comparison import between
 
 
@@ -40,7 +47,7 @@ def simulate(
     Exit codes: 0 complete, 1 an error (the message says the remedy), 2 wrong usage,
     3 the run is partial, 4 the run failed.
     """
-    console = Console(stderr=as_json)
+    console, began = Console(stderr=as_json), datetime.now(UTC)
     from common.config.reading import load_config  # noqa: PLC0415 - the whole schema
     from server.planning.compatibility import refuse_conflicts  # noqa: PLC0415 - likewise
 
@@ -52,10 +59,22 @@ def simulate(
 
         summary = run_experiment(loaded, data_root=data, out=out, console=console)
     except FoveaError as error:
-        fail(error)
+        show_error(error)
+        broken = _summary_since(began, out / FILE_NAME) if out is not None else None
+        if broken is None:
+            sys.exit(EXIT_ERROR)
+        summary = broken
     if as_json:
         click.echo(json.dumps(summary.model_dump(mode="json"), indent=2))
     sys.exit(EXIT_BY_VERDICT[summary.verdict])
+
+
+def _summary_since(began: datetime, path: Path) -> Summary | None:
+    """Return the summary that a run left although it broke off; None: it had not begun."""
+    # One of an earlier run may be of another version, which cannot be read.
+    if not path.is_file() or path.stat().st_mtime < began.timestamp():
+        return None
+    return read_summary(path)
 
 
 @click.command()

@@ -13,7 +13,7 @@ from client.simulated_site import LEDGER_FILE, SimulatedSite
 from client.training.state import LocalState
 from common.config.reading import canonical_json
 from common.config.run import RunConfig
-from common.errors import ConfigError, WireError
+from common.errors import ConfigError, LedgerError, WireError
 from common.local_site import LocalSite
 from common.messages.digests import text_digest
 from common.messages.kinds import (
@@ -213,15 +213,6 @@ def test_a_masked_update_without_noise_is_noted_as_one(
     assert [entry.what for entry in north.ledger.entries()] == ["masked update"]
 
 
-def test_without_a_ledger_nothing_leaves(
-    hospitals: dict[str, Hospital], make_config: MakeConfig, tmp_path: Path
-) -> None:
-    (tmp_path / "sites").write_text("in the way")
-
-    with pytest.raises(OSError, match="sites"):
-        hospitals["north"].site.train(a_request(three_sites(make_config, *PRIVATE)))
-
-
 def test_in_a_masked_run_nothing_of_one_site_leaves_in_the_open(
     hospitals: dict[str, Hospital], make_config: MakeConfig
 ) -> None:
@@ -287,3 +278,20 @@ def test_a_site_without_a_key_cannot_take_part_in_a_sum(
 def test_a_configuration_that_cannot_be_read_is_named(hospitals: dict[str, Hospital]) -> None:
     with pytest.raises(WireError, match="Both ends must run the same Fovea version"):
         hospitals["north"].site.train(replace(a_request("{}"), run="run-1"))
+
+
+def test_nothing_leaves_where_the_ledger_cannot_be_written(
+    hospitals: dict[str, Hospital], make_config: MakeConfig
+) -> None:
+    north, config_json = hospitals["north"], three_sites(make_config)
+    north.state.mkdir()
+    (north.state / "north").write_text("a file where the site's folder should be")
+
+    for ask in (
+        north.site.describe,
+        lambda: north.site.train(a_request(config_json)),
+        lambda: north.site.train(a_request(three_sites(make_config, *PRIVATE))),
+        lambda: north.site.evaluate(EvaluateRequest("run-1", 1, config_json, {})),
+    ):
+        with pytest.raises(LedgerError, match=r"ledger\.jsonl cannot be written \(\w+Error\)"):
+            ask()

@@ -209,9 +209,9 @@ def test_site_without_a_ledger_takes_no_part_and_the_verdict_is_partial(ran: Ran
     assert ran.summary.verdict == "PARTIAL"
     # Ten pictures in one round teach little: the model may be no better for it, and not packaged.
     (reason,) = [r for r in ran.summary.reasons if not r.startswith("the model was not packaged: ")]
-    assert reason.startswith("site harbour did not answer in round 1: ")
+    assert reason.startswith("site harbour refused in round 1: its ledger cannot be used")
     outcomes = {site.site: site.outcome for site in ran.summary.rounds[1].sites}
-    assert outcomes == {"north": "answered", "harbour": "missing"}
+    assert outcomes == {"north": "answered", "harbour": "refused"}
     assert "harbour" in ran.stderr
 
 
@@ -256,4 +256,4 @@ def test_run_without_any_update_is_failed_and_exits_with_4(tmp_path: Path) -> No
     failed = simulate(tmp_path, tmp_path / "out", {"north": PHANTOM}, PHANTOM)
     assert failed.exit_code == 4
     assert failed.summary.verdict == "FAILED"
-    assert failed.summary.reasons[0].startswith("site north failed in round 1: ")
+    assert "Absent: north: its ledger cannot be used" in failed.summary.reasons[0]

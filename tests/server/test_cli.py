@@ -1,13 +1,19 @@
 """What a coordinator types, right or wrong: every mistake is named with its remedy, in time."""
 
+import json
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
+from common.errors import RunError
 from server.cli import main
+from server.exchange.participation import Status
+from server.record.summary import Summary, write_summary
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PHANTOM = """{kind: phantom, patients: 6, pictures_per_patient: 1, scanner_strength: 0.5,
@@ -184,6 +190,41 @@ def test_out_folder_that_holds_something_else_is_left_alone(config: Path) -> Non
     assert result.exit_code == 1
     assert "north: exists and holds no shard; name another folder or remove it" in result.stderr
     assert thesis.read_text() == "years of work"
+
+
+def test_run_that_broke_off_ends_with_four_and_its_summary(
+    config: Path, make_summary: Callable[..., Summary], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = make_summary().model_copy(update={"verdict": Status.FAILED})
+
+    def broken(*_: object, out: Path, **__: object) -> Summary:
+        write_summary(failed, out)
+        raise RunError("0 of 1 sites are there.")
+
+    monkeypatch.setattr("server.run.experiment.run_experiment", broken)
+    (config.parent / "out").mkdir()
+
+    result = simulate(config, "--json")
+
+    assert result.exit_code == 4
+    assert "error: 0 of 1 sites are there." in result.stderr
+    assert json.loads(result.stdout)["verdict"] == "FAILED"
+
+
+def test_mistake_before_a_run_ends_with_one_whatever_an_earlier_run_left(
+    config: Path, make_summary: Callable[..., Summary], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> Summary:
+        raise RunError("MLflow cannot be reached")
+
+    monkeypatch.setattr("server.run.experiment.run_experiment", refused)
+    (config.parent / "out").mkdir()
+    former = write_summary(make_summary(), config.parent / "out")
+    os.utime(former, (1e9, 1e9))
+
+    result = simulate(config, "--json")
+
+    assert (result.exit_code, result.stdout) == (1, "")
 
 
 def test_dashboard_of_a_folder_without_a_run_says_what_to_do(tmp_path: Path) -> None:
