@@ -99,8 +99,7 @@ class SimulatedSite:
         if isinstance(answer, Refusal):
             return answer
         update = coarse(at_precision(answer, config), config)
-        with self._ledger_at_hand():
-            epsilons = self._spend(request, update, config)
+        epsilons = self._spend(request, update, config)
         update = replace(update, metrics={**update.metrics, **epsilons})
         if not is_summed:
             return update
@@ -136,18 +135,21 @@ class SimulatedSite:
         ledger = self._ledger
         spending, digest, now = round_spending(config), message_digest(request), self._now()
         run, server_round = request.run, request.server_round
-        note_without_noise(
-            ledger,
-            update,
-            config=config,
-            run=run,
-            server_round=server_round,
-            request_digest=digest,
-            now=now,
-        )
-        if spending is None:
-            return {}
-        ledger.spend(spending, run=run, server_round=server_round, request_digest=digest, now=now)
+        with self._ledger_at_hand():
+            note_without_noise(
+                ledger,
+                update,
+                config=config,
+                run=run,
+                server_round=server_round,
+                request_digest=digest,
+                now=now,
+            )
+            if spending is None:
+                return {}
+            ledger.spend(
+                spending, run=run, server_round=server_round, request_digest=digest, now=now
+            )
         count_layers(self._site.state, site=self._site.name, run=run, server_round=server_round)
         return epsilons_of(ledger, config.privacy, run=run)
 
@@ -159,8 +161,8 @@ class SimulatedSite:
         except OSError as error:
             raise LedgerError(
                 f"{self._folder / LEDGER_FILE} cannot be written ({type(error).__name__}), and "
-                "nothing leaves that is not written down. Make room for it, or give the site "
-                "another folder."
+                "nothing leaves that is not written down. Make room for it and let this user write "
+                "there."
             ) from error
 
     def _member(self) -> SecureMember:

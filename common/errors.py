@@ -46,4 +46,4 @@ class AuditError(FoveaError):
 
 
 class LedgerError(AuditError):
-    """The privacy ledger is damaged or was changed: keep it, and bring it back from the backup."""
+    """The privacy ledger was changed, is damaged (bring the backup back) or cannot be written."""

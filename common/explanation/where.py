@@ -72,7 +72,7 @@ def where_each(maps: NDArray[np.float64], regions: Regions) -> tuple[Where | Non
     depths = _shares(parts, regions.depth_of_cell, regions.depth_names)
     rows, columns = maps.shape[1:]
     found: list[Where | None] = []
-    for number, peak in enumerate(parts.argmax(axis=1).tolist()):
+    for number, peak in enumerate(weights.argmax(axis=1).tolist()):
         if not totals[number] > 0:
             found.append(None)
             continue

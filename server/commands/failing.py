@@ -15,7 +15,7 @@ from server.operations.home import DEFAULT_HOME, HOME_VARIABLE, CoordinatorHome
 
 EXIT_ERROR = 1  # something was wrong; the message says what and what to do
 EXIT_PARTIAL = 3  # the run ended, but a required site or round is missing
-EXIT_FAILED = 4  # the run produced no model
+EXIT_FAILED = 4  # the run failed: it broke off, or produced no model
 EXIT_BY_VERDICT = {"COMPLETE": 0, "PARTIAL": EXIT_PARTIAL, "FAILED": EXIT_FAILED}
 
 P = ParamSpec("P")

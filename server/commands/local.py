@@ -17,6 +17,7 @@ from server.commands.failing import (
     overrides_option,
     show_error,
 )
+from server.exchange.participation import Status
 from server.record.summary import FILE_NAME, Summary, read_summary
 from server.report.comparison import between
 
@@ -70,11 +71,15 @@ def simulate(
 
 
 def _summary_since(began: datetime, path: Path) -> Summary | None:
-    """Return the summary that a run left although it broke off; None: it had not begun."""
-    # One of an earlier run may be of another version, which cannot be read.
-    if not path.is_file() or path.stat().st_mtime < began.timestamp():
-        return None
-    return read_summary(path)
+    """Return the summary that a run left when it broke off; None: it had not begun."""
+    try:
+        if path.stat().st_mtime < began.timestamp():
+            return None
+        summary = read_summary(path)
+    except (OSError, FoveaError):
+        return None  # what was wrong has been said: with the folder, or before there was one
+    # Another run in the same folder may have ended meanwhile.
+    return summary if summary.verdict is Status.FAILED else None
 
 
 @click.command()

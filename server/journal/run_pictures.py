@@ -99,8 +99,8 @@ class RunPictures:
         """Return what each picture beside the rounds' shows → where it lies, if it was drawn."""
         places = {
             f"{what}: {task}": file(self._out, task)
-            for what, file in PICTURES.items()
             for task in self._config.tasks
+            for what, file in PICTURES.items()
         }
         return {what: path for what, path in places.items() if path.exists()}
 

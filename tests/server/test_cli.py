@@ -227,6 +227,26 @@ def test_mistake_before_a_run_ends_with_one_whatever_an_earlier_run_left(
     assert (result.exit_code, result.stdout) == (1, "")
 
 
+def test_mistake_is_not_covered_by_another_run_that_ends_meanwhile(
+    config: Path, make_summary: Callable[..., Summary], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, out: Path, **__: object) -> Summary:
+        write_summary(make_summary().model_copy(update={"verdict": Status.COMPLETE}), out)
+        raise RunError("the folder is in use")
+
+    monkeypatch.setattr("server.run.experiment.run_experiment", refused)
+    (config.parent / "out").mkdir()
+
+    assert simulate(config).exit_code == 1
+
+
+def test_out_folder_of_an_impossible_name_is_named(config: Path) -> None:
+    result = simulate(config, "--out", str(config.parent / ("o" * 300)))
+
+    assert result.exit_code == 1
+    assert "Name another folder with --out." in result.stderr
+
+
 def test_dashboard_of_a_folder_without_a_run_says_what_to_do(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["dashboard", str(tmp_path / "nowhere")])
     assert (result.exit_code, result.stdout) == (1, "")

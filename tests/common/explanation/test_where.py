@@ -169,6 +169,13 @@ def test_words_and_shares_follow_from_the_map(seed: int, task: str) -> None:
     assert (found.peak_row, found.peak_column) == ((row + 0.5) / 8, (column + 0.5) / 8)
 
 
+def test_a_region_that_holds_next_to_nothing_is_not_listed() -> None:
+    values = spot(0.1, 0.1)
+    values[-1, -1] = 1e-13
+
+    assert list(said(values, "chestx").regions.values()) == [1.0]
+
+
 def test_a_map_on_another_grid_than_its_regions_is_refused() -> None:
     with pytest.raises(ValueError, match="grid"):
         where_each(np.ones((1, 4, 4)), regions_of("chestx", rows=8, columns=8, extent=WHOLE))

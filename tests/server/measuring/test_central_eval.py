@@ -501,8 +501,11 @@ def test_mlflow_has_metrics_pictures_model_and_data_cards(journey: tuple[Path, S
         "summary.json",
         "index.html",
         "report.md",
-        "overlays/chestx/before_after.png",
     } <= kept
+    drawn = {path for path in summary.files.values() if path.startswith("overlays/")}
+    names = {Path(path).name for path in drawn}
+    assert names >= {"before_after.png", "average.png", "one_case.png"}
+    assert drawn <= kept
     steps = sorted(
         name.split("+")[2] for name in kept if name.startswith("images/") and "png" in name
     )

@@ -98,8 +98,8 @@ def test_new_server_certificate_is_trusted_by_sites_that_do_nothing(
     assert changes(before, home) == {
         "tls/server.key",
         "tls/server.crt",
-        f"tls/server.key.old-{DATE}",
-        f"tls/server.crt.old-{DATE}",
+        f"tls/server.key.old-{later:%Y-%m-%d}",
+        f"tls/server.crt.old-{later:%Y-%m-%d}",
     }
     for path in renewed.kept:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
