@@ -1,8 +1,6 @@
 """Named arrays with a note, written so that a crash leaves the old file or the whole new one."""
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from common.errors import DataError
-from common.files.whole_file import sync_folder
+from common.files.whole_file import sync_folder, write_whole
 from common.messages.kinds import Arrays
 
 _NOTE = "note"
@@ -25,17 +23,7 @@ def write_array_file(path: Path, arrays: Arrays, note: Mapping[str, JsonValue]) 
     # safetensors ignores strides: a transposed view would be written in the wrong order.
     flat = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     content = save(flat, metadata={_NOTE: json.dumps(note, allow_nan=False)})
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+    write_whole(path, content, mode=0o600)
 
 
 def rename_durably(path: Path, new: Path) -> None:
