@@ -49,7 +49,7 @@ def read_dicom(path: Path) -> NDArray[np.uint8]:
     except _BROKEN as error:
         raise DataError(
             f"{path}: cannot be decoded as DICOM ({type(error).__name__}{_coding(path)}); export "
-            "it again, uncompressed or as JPEG 2000, or take its row out of the table."
+            "it again, uncompressed or as JPEG 2000, or leave it out."
         ) from error
 
 
@@ -66,8 +66,7 @@ def _coding(path: Path) -> str:
 def _pixels(path: Path, file: FileDataset) -> NDArray[np.uint8]:
     if "PixelData" not in file:
         raise DataError(
-            f"{path}: a DICOM file without pixels, or cut short; copy it again, or take its row "
-            "out of the table."
+            f"{path}: a DICOM file without pixels, or cut short; copy it again, or leave it out."
         )
     refuse_size(path, width=int(file.Columns), height=int(file.Rows))
     frames = int(file.get("NumberOfFrames") or 1)

@@ -71,7 +71,7 @@ def open_raster(path: Path) -> Iterator[Image.Image]:
     except _BROKEN as error:
         raise DataError(
             f"{path}: cannot be read as {', '.join(FORMATS)} or DICOM ({_said(error)}); "
-            "copy the file again, convert it, or take its row out of the table."
+            "copy the file again, convert it, or leave it out."
         ) from error
 
 

@@ -10,7 +10,7 @@ MAX_PIXELS = 100_000_000  # a decoded picture of 100 megapixels takes 300 MB; la
 def refuse_size(path: Path, *, width: int, height: int) -> None:
     """Raise DataError for a picture without pixels or with more than ``MAX_PIXELS``."""
     if width < 1 or height < 1:
-        raise DataError(f"{path}: {width}x{height} pixels; take its row out of the table.")
+        raise DataError(f"{path}: {width}x{height} pixels; leave it out.")
     if width * height > MAX_PIXELS:
         raise DataError(
             f"{path}: {width}x{height} pixels are more than the {MAX_PIXELS:,} permitted; "

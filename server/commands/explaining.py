@@ -134,7 +134,9 @@ def explain(
         )
     failed = [done for done in results if done.failure]
     for done in failed:
-        errors.print(f"{done.job.picture}: {done.failure}", markup=False, soft_wrap=True)
+        place = str(done.job.picture)
+        named = done.failure if place in done.failure else f"{place}: {done.failure}"
+        errors.print(named, markup=False, soft_wrap=True)
     if as_json:
         click.echo(json.dumps(_summary(results, out), indent=2))
     else:
